@@ -1,0 +1,1 @@
+"""The YAML recipes that come with Mixwright, and how a recipe is read and checked."""

@@ -1,0 +1,85 @@
+"""Recipes: YAML read into pydantic models, with errors that name the key and what is allowed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class ConfigError(ValueError):
+    """A recipe that cannot be run; the message names the key and what is allowed there."""
+
+
+class Strict(BaseModel):
+    """The base of every section: no unknown keys, no edits after the check."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load(model: type[Model], path: Path, assignments: Sequence[str] = ()) -> Model:
+    """Read a recipe, apply `key=value` assignments and check it; raises `ConfigError`."""
+    tree = read_yaml(path)
+    for assignment in assignments:
+        set_key(tree, assignment)
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(explain(error, model, str(path))) from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds one mapping; raises `ConfigError` with the place of a mistake."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: a recipe is a mapping of keys, found {type(tree).__name__}")
+    return tree
+
+
+def set_key(tree: dict[str, Any], assignment: str) -> None:
+    """Apply one `a.b.c=value` to a recipe's tree; the value is read as YAML."""
+    key, separator, value = assignment.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set {assignment}: write it as key=value, such as mix.seq_len=2048")
+    *parents, last = key.split(".")
+    for name in parents:
+        child = tree.setdefault(name, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {assignment}: {name} is not a section")
+        tree = child
+    tree[last] = yaml.safe_load(value)
+
+
+def _allowed(model: type[BaseModel], location: Sequence[int | str]) -> str:
+    """The keys that exist where an unknown one was found, if the place can be told."""
+    current: Any = model
+    for step in location[:-1]:
+        if isinstance(step, int) or not hasattr(current, "model_fields"):
+            return ""
+        annotation = current.model_fields[step].annotation
+        options = [a for a in getattr(annotation, "__args__", ()) if hasattr(a, "model_fields")]
+        current = options[0] if options else annotation
+    return ", ".join(getattr(current, "model_fields", {}))
+
+
+def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
+    """A `ValidationError` as lines of `file: key: what is wrong and what is allowed`."""
+    lines = []
+    for item in error.errors():
+        key = ".".join(map(str, item["loc"])) or "recipe"
+        what = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            what = f"unknown key; allowed: {_allowed(model, item['loc'])}"
+        elif item["type"] not in ("missing", "value_error"):
+            what = f"{what} (found {item['input']!r})"
+        lines.append(f"{where}: {key}: {what}")
+    return "\n".join(lines)

@@ -1,0 +1,134 @@
+"""Document filters for captions: is this alternative text a description at all?
+
+The caption of a document is its text parts joined by newlines, white space around it left out.
+"""
+
+import re
+
+import numpy as np
+import pyarrow as pa
+
+from filters.reasons import Filter, Mask, above, below, measured, reasons
+from filters.text import language
+from shards import schema
+
+# What content management systems, shops and players write where a description is missing.
+PHRASES = [
+    "click to enlarge",
+    "click to view",
+    "click for larger",
+    "click here to",
+    "click image",
+    "view larger image",
+    "image not available",
+    "no image available",
+    "image not found",
+    "image coming soon",
+    "image may contain",
+    "image placeholder",
+    "placeholder image",
+    "image loading",
+    "no photo description available",
+    "no automatic alt text",
+    "your browser does not support",
+    "enable javascript",
+    "has an empty alt attribute",
+    "its file name is",
+]
+# At most three words with an image file's extension, or the name that a camera or a phone gives.
+FILE_NAME = re.compile(
+    r"""
+    \S+(?:\s\S+){0,2}\.(?:jpe?g|png|gif|webp|bmp|tiff?|svg|heic|avif)
+    | (?:img|dsc[nf]?|pict?|pxl|mvi|gopr|dji|sam|imag|image|photo|picture|screen[ ]?shot|scan|file)
+        [-_ (]*[0-9][-_.() 0-9]*(?:wa[0-9]+)?
+    | p[0-9]{7}
+    | (?:untitled|unnamed)[-_() 0-9]*
+    | [0-9a-f]{16,64}
+    | [0-9][-_.0-9]*
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+WEB_ADDRESS = re.compile(r"(?:https?://|www\.)\S+", re.IGNORECASE)
+
+
+def caption_words(batch: pa.Table, *, min: int | None = 3, max: int | None = None) -> pa.Array:
+    """Keeps captions of more than two words between white space.
+
+    DataComp's basic filter (Gadre et al. 2023, arXiv 2304.14108; baselines/apply_filter.py). It has
+    no upper limit.
+    """
+    words = measured(lambda caption: len(caption.split()), _captions(batch))
+    return reasons(
+        batch.num_rows,
+        [
+            (below(words, min), "caption_too_few_words"),
+            (above(words, max), "caption_too_many_words"),
+        ],
+    )
+
+
+def caption_characters(batch: pa.Table, *, min: int | None = 6, max: int | None = None) -> pa.Array:
+    """Keeps captions of more than five characters.
+
+    DataComp's basic filter (Gadre et al. 2023, arXiv 2304.14108; baselines/apply_filter.py). It has
+    no upper limit.
+    """
+    characters = measured(len, _captions(batch))
+    return reasons(
+        batch.num_rows,
+        [
+            (below(characters, min), "caption_too_few_characters"),
+            (above(characters, max), "caption_too_many_characters"),
+        ],
+    )
+
+
+def caption_file_name(batch: pa.Table) -> pa.Array:
+    """Drops captions that are wholly a file name: IMG_1234, DSC0001.JPG, summer.png, a hash.
+
+    This project's own rule: such alternative text is what an upload form fills in.
+    """
+    names = _matches(FILE_NAME, _captions(batch))
+    return reasons(batch.num_rows, [(names, "caption_file_name")])
+
+
+def caption_url(batch: pa.Table) -> pa.Array:
+    """Drops captions that are wholly a web address; this project's own rule."""
+    addresses = _matches(WEB_ADDRESS, _captions(batch))
+    return reasons(batch.num_rows, [(addresses, "caption_url")])
+
+
+def caption_boilerplate(batch: pa.Table, *, phrases: list[str] = PHRASES) -> pa.Array:
+    """Drops captions with one of `phrases`, in any case and spacing.
+
+    The list is this project's own.
+    """
+    banned = [_folded(phrase) for phrase in phrases]
+    captions = [_folded(caption) for caption in _captions(batch)]
+    found = [any(phrase in caption for phrase in banned) for caption in captions]
+    return reasons(batch.num_rows, [(np.array(found, bool), "caption_boilerplate")])
+
+
+def _captions(batch: pa.Table) -> list[str]:
+    return [text.strip() for text in schema.texts(batch)]
+
+
+def _matches(pattern: re.Pattern[str], captions: list[str]) -> Mask:
+    return np.array([pattern.fullmatch(caption) is not None for caption in captions], bool)
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+FILTERS: dict[str, Filter] = {
+    f.__name__: f
+    for f in (
+        caption_words,
+        caption_characters,
+        caption_file_name,
+        caption_url,
+        caption_boilerplate,
+        language,
+    )
+}

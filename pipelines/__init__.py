@@ -1,0 +1,1 @@
+"""The Beam graphs, their runners and the command line."""

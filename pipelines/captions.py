@@ -1,0 +1,116 @@
+"""Image-caption pairs: a table of URLs and alt texts becomes unique, scored pairs."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from configs.reading import ConfigError
+from pipelines.config import Captions, Download, Tables, expand
+from pipelines.dedupe import dedupe_stage
+from pipelines.images import download_stage, image_filter_stage
+from pipelines.score import score_stage
+from pipelines.stage import (
+    Part,
+    Place,
+    Stage,
+    each_part,
+    filter_stage,
+    pending,
+    write_documents,
+)
+from shards import ledger, schema
+from shards.storage import read_rows
+
+Slice = tuple[str, int, int]  # file, first row, rows
+
+
+def stages(recipe: Captions, options: Download) -> list[Stage]:
+    """The corpus from top to bottom; captions are judged before their images are fetched."""
+    read = read_stage("captions/read", recipe.read)
+    worded = filter_stage(
+        "captions/caption_filters", read, recipe.caption_filters, "filters.captions"
+    )
+    fetched = download_stage("captions/download", worded, options)
+    pictured = image_filter_stage("captions/image_filters", fetched, fetched, recipe.image_filters)
+    unique = dedupe_stage("captions/dedupe", pictured, recipe.dedupe)
+    scored = score_stage("captions/score", unique, fetched, recipe.clip)
+    kept = image_filter_stage("captions/keep", scored, fetched, recipe.keep)
+    return [read, worded, fetched, pictured, unique, scored, kept]
+
+
+def read_stage(name: str, tables: Tables) -> Stage:
+    """Rows of the URL tables as `[image, text]` documents, in parts of equal size."""
+    files = expand(tables.files, "corpora.captions.read.files")
+    slices = [s for file in files for s in _slices(file, tables.rows_per_part)]
+    return Stage(
+        name,
+        partial(_read, tables=tables, slices=slices),
+        tables.model_dump(),
+        ("pipelines.captions",),
+        files=tuple(files),
+        parts=lambda _: len(slices),
+    )
+
+
+def _slices(file: str, size: int) -> list[Slice]:
+    rows = pq.read_metadata(file).num_rows if file.endswith(".parquet") else _rows_of(file)
+    return [(file, first, min(size, rows - first)) for first in range(0, rows, size)]
+
+
+def _rows_of(file: str) -> int:
+    with open(file, "rb") as lines:
+        return max(sum(1 for _ in lines) - 1, 0)
+
+
+def _read(begin: Any, place: Place, tables: Tables, slices: Sequence[Slice]) -> Any:
+    todo = [(part, slices[part]) for part in pending(place)]
+    work = partial(_read_part, place=place, tables=tables)
+    return each_part(begin, todo) | "read" >> beam.MapTuple(work)
+
+
+def _read_part(part: int, rows: Slice, *, place: Place, tables: Tables) -> int:
+    table = _load(*rows)
+    write_documents(place, part, table, pairs(table, tables, file=rows[0], first=rows[1]))
+    return part
+
+
+def _load(file: str, first: int, rows: int) -> pa.Table:
+    if file.endswith(".parquet"):
+        return read_rows(file, first, rows)
+    options = pyarrow.csv.ParseOptions(delimiter="\t", quote_char=False)
+    return pyarrow.csv.read_csv(file, parse_options=options).slice(first, rows)
+
+
+def pairs(table: pa.Table, tables: Tables, *, file: str, first: int) -> Part:
+    """The documents of a slice of a URL table, and ledger rows of what is no pair.
+
+    Raises `ConfigError` when the table lacks a column that the recipe names.
+    """
+    for column in filter(None, (tables.url, tables.text, tables.licence)):
+        if column not in table.column_names:
+            raise ConfigError(
+                f"{file}: no column {column!r}; it has {', '.join(table.column_names)}"
+            )
+    documents, drops = [], []
+    for i, row in enumerate(table.to_pylist()):
+        url, text = row[tables.url], row[tables.text]
+        licence = row[tables.licence] if tables.licence else None
+        pair = schema.document(
+            tables.source,
+            None,
+            [schema.image_part(url or ""), schema.text_part(text or "")],
+            licence=licence,
+            file=file,
+            position=first + i,
+        )
+        reason = "no_url" if not url else "no_caption" if not (text or "").strip() else None
+        if reason:
+            drops.append(ledger.drop_row(pair, reason))
+        else:
+            documents.append(pair)
+    return schema.documents(documents), pa.Table.from_pylist(drops, schema=schema.DROP)

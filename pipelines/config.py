@@ -1,0 +1,268 @@
+"""One YAML recipe a run, checked into typed objects before anything starts.
+
+Every key that a recipe may hold is a field here, with its meaning beside it. An unknown key, a
+wrong type or an impossible value is a `ConfigError` that names the key and what is allowed.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from glob import glob
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pyarrow as pa
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from configs.reading import ConfigError, Strict, load
+from filters import captions, images, pages, text
+
+FilterFunction = Callable[..., pa.Array]
+
+
+class FilterSpec(Strict):
+    """A filter by name, with the thresholds that differ from its defaults."""
+
+    name: str
+    thresholds: dict[str, Any] = {}
+
+
+def _thresholds(function: FilterFunction) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(function, eval_str=True).parameters
+    return {k: p for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+
+def _parse_filter(value: Any) -> Any:
+    """`name` and `{name: {threshold: value}}` are the two ways to write a filter in YAML."""
+    if isinstance(value, str):
+        return {"name": value}
+    if isinstance(value, Mapping) and len(value) == 1:
+        ((name, thresholds),) = value.items()
+        if name != "name":
+            return {"name": name, "thresholds": thresholds or {}}
+    return value
+
+
+def _check_filter(spec: FilterSpec, known: Mapping[str, FilterFunction]) -> FilterSpec:
+    """The filter exists and every threshold is one of its own, of the right type."""
+    if spec.name not in known:
+        raise ValueError(f"unknown filter {spec.name!r}; allowed: {', '.join(sorted(known))}")
+    allowed = _thresholds(known[spec.name])
+    for key, value in spec.thresholds.items():
+        if key not in allowed:
+            names = ", ".join(allowed) or "none"
+            raise ValueError(f"{spec.name} has no threshold {key!r}; allowed: {names}")
+        try:
+            TypeAdapter(allowed[key].annotation).validate_python(value, strict=True)
+        except ValidationError as error:
+            wanted = inspect.formatannotation(allowed[key].annotation)
+            message = f"{spec.name}.{key} = {value!r} is not {wanted}"
+            raise ValueError(message) from error
+    return spec
+
+
+def _filters(known: Mapping[str, FilterFunction]) -> Any:
+    """The type of a list of filters out of one module."""
+    one = Annotated[
+        FilterSpec,
+        BeforeValidator(_parse_filter),
+        AfterValidator(partial(_check_filter, known=known)),
+    ]
+    return list[one]  # type: ignore[valid-type]
+
+
+CaptionFilters = _filters(captions.FILTERS)
+ImageFilters = _filters(images.FILTERS)
+PageFilters = _filters(pages.FILTERS)
+TextFilters = _filters(text.FILTERS)
+FILTERS: dict[str, FilterFunction] = {
+    **captions.FILTERS,
+    **images.FILTERS,
+    **pages.FILTERS,
+    **text.FILTERS,
+}
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Tables(Strict):
+    """Tables of image URLs and their captions (Parquet, or TSV with a header)."""
+
+    files: list[str] = Field(min_length=1)  # paths; a pattern such as data/*.parquet is expanded
+    url: str = "url"  # the column of the image's URL
+    text: str = "caption"
+    source: str = "captions"  # the name of the data set
+    licence: str | None = None  # the column that holds each row's licence
+    rows_per_part: Positive = 1000
+
+
+class Warcs(Strict):
+    """WARC files, as a crawler or Common Crawl writes them."""
+
+    files: list[str] = Field(min_length=1)
+    source: str = "web"
+
+
+class Resize(Strict):
+    """Store images no larger than this; the original's hash stays the image's name."""
+
+    max_side: Positive
+    quality: Annotated[int, Field(ge=1, le=100)] = 92
+
+
+class Download(Strict):
+    """How images are asked for. Partitions are by host, so that one place paces each host."""
+
+    user_agent: str = "mixwright/0.1 (+https://github.com/mixwright/mixwright)"
+    total_seconds: Annotated[float, Field(gt=0)] = 20.0  # a URL, over redirects, retries and body
+    max_bytes: Positive = 20_000_000
+    max_redirects: Annotated[int, Field(ge=0)] = 5
+    retries: Annotated[int, Field(ge=0)] = 2
+    concurrency: Positive = 64  # requests under way in a partition
+    per_host_concurrency: Positive = 4
+    per_host_rate: Annotated[float, Field(gt=0)] = 10.0  # requests a second
+    respect_robots: bool = True
+    resize: Resize | None = None
+    partitions: Positive = 16
+    # Host (or *.host) to address:port: the one way that private addresses are opened.
+    connect_to: dict[str, str] = {}
+
+
+class Clip(Strict):
+    """The image-text model: the bundled one, or any of open_clip's by name and weights."""
+
+    model: str = "mixwright-small"
+    pretrained: str | None = None  # an open_clip tag, or a path to a .safetensors file
+
+
+class Near(Strict):
+    """MinHash over word n-grams; records that share a band are duplicates (FineWeb's 14 x 8)."""
+
+    ngram: Positive = 5
+    bands: Positive = 14
+    rows: Positive = 8
+
+
+class Dedupe(Strict):
+    """What makes two records one."""
+
+    exact: list[Literal["url", "content", "image"]] = []
+    near: Near | None = None
+
+
+class Captions(Strict):
+    """Image-caption pairs."""
+
+    read: Tables
+    caption_filters: CaptionFilters = []
+    image_filters: ImageFilters = []
+    dedupe: Dedupe = Dedupe(exact=["image"])
+    clip: Clip = Clip()
+    keep: ImageFilters = []  # thresholds on the score
+
+
+class Interleaved(Strict):
+    """Web pages with their pictures in place."""
+
+    read: Warcs
+    page_filters: PageFilters = []
+    image_filters: ImageFilters = []
+    dedupe: Dedupe = Dedupe(exact=["content"])
+    max_image_copies: Positive = 10  # OBELICS and MM1 drop images that are shown more often
+    clip: Clip = Clip()
+    keep: ImageFilters = []
+
+
+class Text(Strict):
+    """Prose of web pages."""
+
+    read: Warcs
+    filters: TextFilters = []
+    mask_pii: bool = True  # e-mail and public IP addresses become placeholders
+    dedupe: Dedupe = Dedupe(exact=["content"], near=Near())
+
+
+class Corpora(Strict):
+    """The raw material; a corpus that is left out is not made."""
+
+    captions: Captions | None = None
+    interleaved: Interleaved | None = None
+    text: Text | None = None
+
+
+class Mix(Strict):
+    """How documents become training sequences, and in which proportion."""
+
+    weights: dict[Literal["interleaved", "captions", "text"], Annotated[float, Field(gt=0)]]
+    seq_len: Positive = 4096
+    image_tokens: Positive = 144
+    max_images: Positive = 16
+    tokenizer: str = "mixwright-8k"  # the bundled one, or a path to a tokenizer.json
+    max_epochs: Positive = 1  # how often a corpus may be shown before it is exhausted
+    documents_per_partition: Positive = 10_000  # of the packing step
+    sequences_per_shard: Positive = 1000
+
+    @model_validator(mode="after")
+    def _an_image_fits(self) -> "Mix":
+        if self.image_tokens + 1 >= self.seq_len:
+            raise ValueError(
+                f"image_tokens = {self.image_tokens} does not fit into seq_len = {self.seq_len}; "
+                "an image, some text and an end token must share a sequence"
+            )
+        return self
+
+
+class Runner(Strict):
+    """Where the Beam graphs run."""
+
+    engine: Literal["local"] = "local"
+    workers: Annotated[int, Field(ge=0)] = 0  # processes; 0 is one a core
+
+
+class Recipe(Strict):
+    """A whole run."""
+
+    name: str = Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]*$")
+    out: Path  # the run's folder
+    seed: int = 0  # of the order of documents in the mixture
+    corpora: Corpora
+    download: Download = Download()
+    mix: Mix
+    runner: Runner = Runner()
+    train: str | None = None  # the training recipe that `mixwright demo` goes on with
+
+    @model_validator(mode="after")
+    def _weights_have_corpora(self) -> "Recipe":
+        made = {name for name, corpus in self.corpora if corpus is not None}
+        if missing := sorted(set(self.mix.weights) - made):
+            raise ValueError(
+                f"mix.weights names {', '.join(missing)}, but corpora does not; "
+                f"made are: {', '.join(sorted(made)) or 'none'}"
+            )
+        return self
+
+
+def load_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe, with `--set` assignments applied; raises `ConfigError`."""
+    return load(Recipe, path, assignments)
+
+
+def expand(patterns: Sequence[str], key: str) -> list[str]:
+    """The files that a recipe's list of paths and patterns stands for, each list in order.
+
+    Raises `ConfigError`, naming the recipe's `key`, for a pattern without a file.
+    """
+    files = []
+    for pattern in patterns:
+        found = sorted(glob(pattern, recursive=True))
+        if not found:
+            raise ConfigError(f"{key}: no file matches {pattern!r}")
+        files += found
+    return files

@@ -1,0 +1,227 @@
+"""What the corpora with pictures share: fetching them, filtering them, scoring them.
+
+Image bytes go from the network into the image store and from there into a model; what moves
+between workers are URLs, hashes and places in tars.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.config import FILTERS, Download, FilterSpec
+from pipelines.fetch import Fetched, FetchOptions, fetch_all
+from pipelines.stage import Part, Place, Stage, each_part, map_parts, pending, write_documents
+from shards import ledger, schema
+from shards.images import Resize, store_images
+from shards.ledger import part_name
+from shards.storage import read_table, write_table
+
+FETCH_CHUNK = 512  # URLs whose bodies are held in memory at once
+
+REQUEST = pa.schema([("url", pa.string()), ("part", pa.int32())])
+
+
+def drop_images(documents: pa.Table, reasons: Sequence[str | None]) -> Part:
+    """Take out the image parts that have a reason, and the documents that lose all their images.
+
+    `reasons` has one entry for each part of each document, end to end. A document with a single
+    image is dropped for that image's reason.
+    """
+    parents, parts = schema.flatten_parts(documents)
+    keep = np.array([reason is None for reason in reasons], dtype=bool)
+    owner, is_image = np.asarray(parents), np.asarray(parts.field("text").is_null())
+    before = np.bincount(owner[is_image], minlength=documents.num_rows)
+    after = np.bincount(owner[is_image & keep], minlength=documents.num_rows)
+    lost = np.flatnonzero((before > 0) & (after == 0))
+    drops = _image_drops(documents, owner, parts, reasons)
+    whole: list[str | None] = [None] * documents.num_rows
+    for row in lost:
+        whole[row] = "no_images_left"
+        if before[row] == 1:
+            whole[row] = next(reasons[i] for i in np.flatnonzero((owner == row) & is_image))
+    drops = pa.concat_tables([drops, ledger.drop_rows(documents, whole)])
+    offsets = np.concatenate(
+        [[0], np.bincount(owner[keep], minlength=documents.num_rows).cumsum()]
+    ).astype(np.int32)
+    kept = pa.ListArray.from_arrays(pa.array(offsets), parts.filter(pa.array(keep)))
+    remaining = schema.with_column(documents, "parts", kept)
+    return remaining.filter(pa.array([reason is None for reason in whole])), drops
+
+
+def _image_drops(
+    documents: pa.Table, owner: Any, parts: pa.StructArray, reasons: Sequence[str | None]
+) -> pa.Table:
+    lost = [i for i, reason in enumerate(reasons) if reason is not None]
+    ids = documents["id"].to_pylist()
+    shown = parts.take(pa.array(lost, pa.int64())).to_pylist()
+    rows = [
+        ledger.image_drop_row(ids[owner[i]], part, str(reasons[i]))
+        for i, part in zip(lost, shown, strict=True)
+    ]
+    return pa.Table.from_pylist(rows, schema=schema.DROP)
+
+
+def image_rows(documents: pa.Table, index: pa.Table) -> tuple[list[int], pa.Table]:
+    """The image parts of `documents`, as positions among all parts, and their `IMAGE_PART` rows."""
+    _, parts = schema.flatten_parts(documents)
+    where = np.flatnonzero(np.asarray(parts.field("text").is_null()))
+    shown = parts.take(pa.array(where))
+    rows = index.take(pc.index_in(shown.field("url"), index["url"].combine_chunks()))
+    for name in ("alt", "score"):
+        rows = rows.append_column(schema.IMAGE_PART.field(name), shown.field(name))
+    return where.tolist(), rows.cast(schema.IMAGE_PART)
+
+
+def read_index(download: Path, part: int) -> pa.Table:
+    """The rows of the image store for every URL in part `part` of the documents."""
+    return read_table(download / "index" / f"{part_name(part)}.parquet")
+
+
+# Download
+
+
+def download_stage(name: str, source: Stage, options: Download) -> Stage:
+    """Fetch every image of the documents of `source` into the image store."""
+    runtime_only = {"connect_to", "concurrency", "per_host_concurrency", "per_host_rate"}
+    return Stage(
+        name,
+        partial(download, options=options),
+        options.model_dump(exclude=runtime_only),
+        ("pipelines.images", "pipelines.fetch", "pipelines.addresses", "shards.images"),
+        inputs=(source.name,),
+    )
+
+
+def download(begin: Any, place: Place, options: Download) -> Any:
+    """Fetch every image once, grouped by host, and give each part of the documents its results.
+
+    Two shuffles of small rows: URLs to the partition of their host, results back to the parts.
+    """
+    results = (
+        each_part(begin, range(place.parts))
+        | "ask" >> beam.FlatMap(_requests, place, options.partitions)
+        | "by host" >> beam.GroupByKey()
+        | "fetch" >> beam.FlatMap(_fetch_partition, place, options)
+    )
+    waiting = begin | "waiting" >> beam.Create([(part, None) for part in pending(place)])
+    return (
+        {"waiting": waiting, "results": results}
+        | "by part" >> beam.CoGroupByKey()
+        | "write" >> beam.FlatMap(_write_downloaded, place)
+    )
+
+
+def _host(url: str) -> str:
+    return url.split("/", 3)[2].lower() if url.count("/") >= 2 else url
+
+
+def _requests(part: int, place: Place, partitions: int) -> Iterator[tuple[int, pa.Table]]:
+    _, parts = schema.flatten_parts(place.read(part))
+    urls = pc.unique(parts.field("url").drop_null())
+    hosts = [int(schema.digest(_host(url))[:8], 16) % partitions for url in urls.to_pylist()]
+    for partition in sorted(set(hosts)):
+        mine = urls.filter(pa.array([host == partition for host in hosts]))
+        table = pa.table([mine, pa.array([part] * len(mine), pa.int32())], schema=REQUEST)
+        yield partition, table
+
+
+def _fetch_partition(
+    group: tuple[int, Iterable[pa.Table]], place: Place, options: Download
+) -> Iterator[tuple[int, pa.Table]]:
+    partition, tables = group
+    requests = pa.concat_tables(tables).sort_by([("url", "ascending"), ("part", "ascending")])
+    index = _fetched(partition, pc.unique(requests["url"]).to_pylist(), place, options)
+    rows = index.take(pc.index_in(requests["url"], index["url"].combine_chunks()))
+    for part in pc.unique(requests["part"]).to_pylist():
+        yield part, rows.filter(pc.equal(requests["part"], part))
+
+
+def _fetched(partition: int, urls: list[str], place: Place, options: Download) -> pa.Table:
+    """The store's rows of one partition; read back if an interrupted run has finished it."""
+    name = f"host-{partition:05d}"
+    path = place.out / "store" / f"{name}.parquet"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        final = place.out.parent / place.out.name.split(".")[1]
+        tar = final.relative_to(place.run) / "store" / f"{name}.tar"
+        resize = options.resize and Resize(options.resize.max_side, options.resize.quality)
+        fetched = _fetch_in_chunks(urls, _fetch_options(options))
+        replies = ((reply.url, reply.body, reply.reason) for reply in fetched)
+        write_table(path, store_images(replies, path.with_suffix(".tar"), str(tar), resize))
+    return read_table(path)
+
+
+def _fetch_in_chunks(urls: list[str], options: FetchOptions) -> Iterator[Fetched]:
+    """Results in the order of `urls`, with no more than a chunk of bodies in memory."""
+    for first in range(0, len(urls), FETCH_CHUNK):
+        yield from fetch_all(urls[first : first + FETCH_CHUNK], options)
+
+
+def _fetch_options(options: Download) -> FetchOptions:
+    names = FetchOptions.__dataclass_fields__.keys() & Download.model_fields.keys()
+    return FetchOptions(**{name: getattr(options, name) for name in names})
+
+
+def _write_downloaded(group: tuple[int, dict[str, Iterable[Any]]], place: Place) -> Iterator[int]:
+    part, given = group
+    if not list(given["waiting"]):
+        return  # finished by an earlier, interrupted run
+    documents = place.read(part)
+    index = pa.concat_tables([schema.IMAGE.empty_table(), *given["results"]]).sort_by("url")
+    _, parts = schema.flatten_parts(documents)
+    places = pc.index_in(parts.field("url"), index["url"].combine_chunks())
+    found = index["sha256"].combine_chunks().take(places)
+    filled = schema.with_parts(documents, "image", found)
+    write_table(place.out / "index" / f"{part_name(part)}.parquet", index)
+    reasons = index["reason"].take(places).to_pylist()
+    write_documents(place, part, documents, drop_images(filled, reasons), images=True)
+    yield part
+
+
+def set_scores(documents: pa.Table, where: Sequence[int], scores: Sequence[float]) -> pa.Table:
+    """`documents` with the similarity of the image parts at `where` filled in."""
+    _, parts = schema.flatten_parts(documents)
+    column: list[float | None] = [None] * len(parts)
+    for i, score in zip(where, scores, strict=True):
+        column[i] = float(score)
+    return schema.with_parts(documents, "score", pa.array(column, pa.float32()))
+
+
+# Filters
+
+
+def image_filter_stage(
+    name: str, source: Stage, fetched: Stage, filters: Sequence[FilterSpec]
+) -> Stage:
+    """Apply image filters in order, with what the image store of `fetched` knows of each image."""
+    return Stage(
+        name,
+        partial(_filter_images, filters=filters),
+        [spec.model_dump() for spec in filters],
+        ("pipelines.images", "filters.reasons", "filters.images"),
+        inputs=(source.name,),
+        lookups=(fetched.name,),
+    )
+
+
+def _filter_images(begin: Any, place: Place, filters: Sequence[FilterSpec]) -> Any:
+    work = partial(_filter_part, filters=filters, download=place.lookups[0])
+    return map_parts(begin, place, work, images=True)
+
+
+def _filter_part(
+    documents: pa.Table, part: int, *, filters: Sequence[FilterSpec], download: Path
+) -> Part:
+    where, rows = image_rows(documents, read_index(download, part))
+    reasons: list[str | None] = [None] * len(schema.flatten_parts(documents)[1])
+    for spec in filters:
+        found = FILTERS[spec.name](rows, **spec.thresholds).to_pylist()
+        for i, reason in zip(where, found, strict=True):
+            reasons[i] = reasons[i] or reason
+    return drop_images(documents, reasons)

@@ -1,0 +1,376 @@
+"""The mixture: documents are packed into sequences, and sequences of all corpora into shards.
+
+`pack` shuffles each corpus once: documents go, whole, to the partition that their keyed hash
+falls into, and a partition is packed in hash order. So the order of a corpus is a permutation
+that depends on ids and the seed alone, and the sequences of a corpus are numbered through its
+partitions. `shards` then needs no shuffle: position *i* of the mixture is a corpus and a number
+by arithmetic (`mixers.plan`), and a shard reads the rows that it holds.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from configs.reading import ConfigError
+from mixers import packing
+from mixers.plan import Plan
+from pipelines.config import Mix
+from pipelines.images import read_index
+from pipelines.stage import Place, Stage, each_part, pending
+from shards import ledger, schema, tar, tokens
+from shards.images import read_images
+from shards.ledger import part_name
+from shards.storage import read_json, read_rows, read_table, write_json
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a corpus comes from: the stage of its documents and that of its images, if any."""
+
+    corpus: str
+    documents: Stage
+    images: Stage | None
+
+
+def stages(mix: Mix, seed: int, sources: Sequence[Source], *, resized: bool) -> list[Stage]:
+    """Pack every corpus of the mixture, then write the shards."""
+    used = sorted((s for s in sources if s.corpus in mix.weights), key=lambda s: s.corpus)
+    packed = pack_stage("pack", mix, seed, used)
+    return [packed, shards_stage("shards", packed, mix, seed, resized=resized)]
+
+
+# Packing
+
+
+def pack_stage(name: str, mix: Mix, seed: int, sources: Sequence[Source]) -> Stage:
+    """Sequences of each corpus, in partitions of the order of its documents."""
+    corpora = [source.corpus for source in sources]
+    pictured = [source.corpus for source in sources if source.images]
+    config = mix.model_dump(exclude={"weights", "sequences_per_shard"})
+    return Stage(
+        name,
+        partial(_pack, mix=mix, seed=seed, corpora=corpora, pictured=pictured),
+        [config, seed, corpora, tokens.tokenizer_identity(mix.tokenizer)],
+        ("pipelines.mix", "mixers.packing", "shards.tokens"),
+        inputs=tuple(source.documents.name for source in sources),
+        lookups=tuple(source.images.name for source in sources if source.images),
+        parts=lambda inputs: len(_layout(inputs, corpora, mix)),
+        finish=partial(_count_sequences, mix=mix, corpora=corpora),
+    )
+
+
+@dataclass(frozen=True)
+class Partition:
+    """What one part of the packed sequences holds: a slice of one epoch of one corpus."""
+
+    corpus: str
+    epoch: int
+    slice: int
+
+
+def _layout(inputs: Sequence[Path], corpora: Sequence[str], mix: Mix) -> list[Partition]:
+    """The parts of the packed sequences, in order."""
+    kept = [ledger.read_counts(folder).kept.get("document", 0) for folder in inputs]
+    return [
+        Partition(corpus, epoch, number)
+        for corpus, documents in zip(corpora, kept, strict=True)
+        for epoch in range(mix.max_epochs)
+        for number in range(max(1, ceil(documents / mix.documents_per_partition)))
+    ]
+
+
+def _pack(
+    begin: Any,
+    place: Place,
+    mix: Mix,
+    seed: int,
+    corpora: Sequence[str],
+    pictured: Sequence[str],
+) -> Any:
+    layout = _layout(place.inputs, corpora, mix)
+    images = dict(zip(pictured, place.lookups, strict=True))
+    todo = [
+        (part, corpus, folder, images.get(corpus))
+        for corpus, folder in zip(corpora, place.inputs, strict=True)
+        for part in range(read_json(folder / ledger.STAGE_FILE)["parts"])
+    ]
+    pieces = (
+        each_part(begin, todo)
+        | "cut" >> beam.FlatMapTuple(partial(_spread, mix=mix, seed=seed, layout=layout))
+        | "by partition" >> beam.GroupByKey()
+    )
+    waiting = begin | "waiting" >> beam.Create([(part, layout[part]) for part in pending(place)])
+    return (
+        {"waiting": waiting, "pieces": pieces}
+        | "join" >> beam.CoGroupByKey()
+        | "pack" >> beam.FlatMap(_pack_partition, place, mix)
+    )
+
+
+PIECE = pa.schema(
+    [
+        ("key", pa.uint64()),  # where the document stands in the order of its corpus
+        ("row", pa.int32()),  # where the piece stands in its document
+        ("tokens", pa.int64()),
+        ("images", pa.int64()),
+        ("segment", schema.SEGMENT),
+    ]
+)
+
+
+@cache
+def _tokenizer(name: str) -> Any:
+    return tokens.load_tokenizer(name)
+
+
+def _spread(
+    part: int,
+    corpus: str,
+    folder: Path,
+    images: Path | None,
+    *,
+    mix: Mix,
+    seed: int,
+    layout: Sequence[Partition],
+) -> Iterator[tuple[int, pa.Table]]:
+    """The pieces of the documents of one part, by the partition that packs them."""
+    documents = read_table(folder / "documents" / f"{part_name(part)}.parquet")
+    index = read_index(images, part) if images else schema.IMAGE.empty_table()
+    pieces = cut_documents(documents, index, mix)
+    ids = [piece["segment"]["id"] for piece in pieces]
+    for epoch in range(mix.max_epochs):
+        targets = [
+            i for i, p in enumerate(layout) if (p.corpus, p.epoch) == (corpus, epoch)
+        ]
+        keys = packing.order_keys(ids, seed, epoch)
+        slices = packing.partitions(keys, len(targets))
+        keyed = [piece | {"key": int(key)} for piece, key in zip(pieces, keys, strict=True)]
+        table = pa.Table.from_pylist(keyed, schema=PIECE)
+        for number in np.unique(slices).tolist():
+            yield targets[number], table.filter(pa.array(slices == number))
+
+
+def cut_documents(documents: pa.Table, index: pa.Table, mix: Mix) -> list[dict[str, Any]]:
+    """Rows of `PIECE`, without keys, that together show every part of every document once.
+
+    `index` holds the `schema.IMAGE` rows of the documents' images.
+    """
+    places = {row["sha256"]: row for row in index.to_pylist() if row["reason"] is None}
+    rows = documents.to_pylist()
+    counts = iter(_token_counts(rows, mix.tokenizer))
+    pieces = []
+    for document in rows:
+        parts = [
+            (number, packed)
+            for number, part in enumerate(document["parts"])
+            for packed in _packed(part, counts, places, mix)
+        ]
+        cuts = packing.cut(
+            [p["tokens"] for _, p in parts],
+            [int(p["sha256"] is not None) for _, p in parts],
+            seq_len=mix.seq_len,
+            max_images=mix.max_images,
+        )
+        for row, (first, last) in enumerate(cuts or [(0, 0)]):
+            pieces.append(_piece(document, row, parts[first:last]))
+    return pieces
+
+
+def _token_counts(rows: Sequence[Mapping[str, Any]], tokenizer: str) -> list[int]:
+    texts = [p["text"] for row in rows for p in row["parts"] if p["text"] is not None]
+    return [int(n) for n in tokens.count_tokens(_tokenizer(tokenizer), texts)]
+
+
+def _packed(
+    part: Mapping[str, Any], counts: Iterator[int], places: Mapping[str, Any], mix: Mix
+) -> Iterator[dict[str, Any]]:
+    """A part as `schema.PACKED_PART`, in several pieces if it is too long for a sequence."""
+    nothing = dict.fromkeys(field.name for field in schema.PACKED_PART)
+    if part["text"] is None:
+        place = places[part["image"]]
+        found = {name: place[name] for name in ("sha256", "format", "tar", "offset", "length")}
+        yield nothing | found | {"tokens": mix.image_tokens}
+        return
+    count, limit = next(counts), mix.seq_len - 1
+    texts = [(part["text"], count)]
+    if count > limit:
+        texts = tokens.split_text(_tokenizer(mix.tokenizer), part["text"], limit)
+    yield from (nothing | {"text": text, "tokens": n} for text, n in texts)
+
+
+def _piece(
+    document: Mapping[str, Any], row: int, parts: Sequence[tuple[int, dict[str, Any]]]
+) -> dict[str, Any]:
+    shown = [part for _, part in parts]
+    about = {name: document[name] for name in ("id", "source", "url", "licence")}
+    return {
+        "row": row,
+        "tokens": sum(part["tokens"] for part in shown) + 1,
+        "images": sum(part["sha256"] is not None for part in shown),
+        "segment": about | {"first_part": parts[0][0] if parts else 0, "parts": shown},
+    }
+
+
+def _pack_partition(
+    group: tuple[int, dict[str, Iterable[Any]]], place: Place, mix: Mix
+) -> Iterator[int]:
+    part, given = group
+    for partition in given["waiting"]:  # none if an earlier, interrupted run has finished it
+        pieces = pa.concat_tables([PIECE.empty_table(), *given["pieces"]])
+        pieces = pieces.sort_by([("key", "ascending"), ("row", "ascending")])
+        sequences, empty = pack_pieces(pieces, partition.corpus, mix)
+        # A document is accounted for once: in the first epoch, by its first piece.
+        read = int((np.asarray(pieces["row"]) == 0).sum()) if partition.epoch == 0 else 0
+        drops = empty if partition.epoch == 0 else schema.DROP.empty_table()
+        kept = {"document": read - drops.num_rows}
+        ledger.write_part(
+            place.out, part, sequences, drops, read={"document": read}, kept=kept, kind="sequences"
+        )
+        yield part
+
+
+def pack_pieces(pieces: pa.Table, corpus: str, mix: Mix) -> tuple[pa.Table, pa.Table]:
+    """Sequences (`schema.SEQUENCE`) of the pieces, in their order, and drops of empty documents."""
+    costs, images = np.asarray(pieces["tokens"]), np.asarray(pieces["images"])
+    empty = pieces.filter(pa.array(costs <= 1))["segment"].to_pylist()
+    drops = [
+        dict.fromkeys(schema.DROP.names)
+        | {"id": s["id"], "url": s["url"]}
+        | {"unit": "document", "reason": "no_content", "kind": "dropped"}
+        for s in empty
+    ]
+    keep = costs > 1
+    costs, images = costs[keep], images[keep]
+    assigned = packing.pack(costs, images, seq_len=mix.seq_len, max_images=mix.max_images)
+    order = np.argsort(assigned, kind="stable")
+    segments = pieces["segment"].combine_chunks().filter(pa.array(keep)).take(pa.array(order))
+    offsets = np.concatenate([[0], np.bincount(assigned).cumsum()]).astype(np.int32)
+    n = len(offsets) - 1
+    columns = [
+        pa.array([corpus] * n, pa.string()),
+        pa.array(np.bincount(assigned, costs).astype(np.int32)),
+        pa.array(np.bincount(assigned, images).astype(np.int32)),
+        pa.ListArray.from_arrays(pa.array(offsets), segments),
+    ]
+    return pa.table(columns, schema=schema.SEQUENCE), pa.Table.from_pylist(
+        drops, schema=schema.DROP
+    )
+
+
+SEQUENCES = "sequences.json"
+
+
+def _count_sequences(place: Place, mix: Mix, corpora: Sequence[str]) -> None:
+    """Write how many sequences each part of each corpus holds, for the plan."""
+    found: dict[str, list[tuple[int, int]]] = {corpus: [] for corpus in corpora}
+    for part, partition in enumerate(_layout(place.inputs, corpora, mix)):
+        file = place.out / "sequences" / f"{part_name(part)}.parquet"
+        found[partition.corpus].append((part, pq.read_metadata(file).num_rows))
+    write_json(place.out / SEQUENCES, found)
+
+
+# Shards
+
+
+def shards_stage(name: str, packed: Stage, mix: Mix, seed: int, *, resized: bool) -> Stage:
+    """WebDataset shards of the mixture, with their manifest."""
+    config = mix.model_dump(include={"weights", "sequences_per_shard"})
+    return Stage(
+        name,
+        partial(_write_shards, mix=mix),
+        [config, resized],
+        ("pipelines.mix", "mixers.plan", "shards.tar"),
+        lookups=(packed.name,),
+        parts=lambda folders: ceil(_plan(folders[0], mix).total / mix.sequences_per_shard),
+        finish=partial(_write_manifest, mix=mix, seed=seed, resized=resized),
+    )
+
+
+def _plan(packed: Path, mix: Mix) -> Plan:
+    """The mixture of what was packed; raises `ConfigError` if there is nothing to mix."""
+    found = read_json(packed / SEQUENCES)
+    plan = Plan(mix.weights, {name: sum(n for _, n in parts) for name, parts in found.items()})
+    if plan.total == 0:
+        raise ConfigError(
+            f"mix: there is nothing to mix, since {plan.stopped_by} has no sequence; "
+            "its ledger says which stage dropped its documents"
+        )
+    return plan
+
+
+def _write_shards(begin: Any, place: Place, mix: Mix) -> Any:
+    return each_part(begin, pending(place)) | "write" >> beam.Map(_write_shard, place, mix)
+
+
+def _write_shard(part: int, place: Place, mix: Mix) -> int:
+    packed = place.lookups[0]
+    plan, found = _plan(packed, mix), read_json(packed / SEQUENCES)
+    first = part * mix.sequences_per_shard
+    last = min(first + mix.sequences_per_shard, plan.total)
+    start, stop = plan.used(first), plan.used(last)
+    rows = {
+        name: _sequences(packed, found[name], start[name], stop[name]) for name in plan.names
+    }
+    mixed = ((first + i, next(rows[name])) for i, name in enumerate(plan.corpora(first, last)))
+    path = place.out / f"mixwright-{part:05d}.tar"
+    info = tar.write_shard(path, mixed, partial(_image_bytes, place.run))
+    write_json(place.out / "info" / f"{part_name(part)}.json", asdict(info))
+    surplus = _surplus(plan, part, place.parts)
+    kept = {"sequence": info.sequences}
+    read = {"sequence": info.sequences + surplus.num_rows}
+    ledger.write_part(place.out, part, None, surplus, read=read, kept=kept)
+    return part
+
+
+def _sequences(
+    packed: Path, parts: Sequence[tuple[int, int]], start: int, stop: int
+) -> Iterator[dict[str, Any]]:
+    """Sequences `start` to `stop` of a corpus, read by row groups from the parts that hold them."""
+    before = 0
+    for part, count in parts:
+        low, high = max(start - before, 0), min(stop - before, count)
+        if low < high:
+            file = packed / "sequences" / f"{part_name(part)}.parquet"
+            yield from read_rows(file, low, high - low).to_pylist()
+        before += count
+
+
+def _image_bytes(run: Path, parts: list[dict[str, Any]]) -> list[bytes]:
+    return read_images(run, pa.Table.from_pylist(parts))
+
+
+def _surplus(plan: Plan, part: int, parts: int) -> pa.Table:
+    """Ledger rows of this shard's share of the sequences for which the mixture had no place."""
+    used = plan.used(plan.total)
+    rows = []
+    for name in plan.names:
+        left = plan.available[name] - used[name]
+        for k in range(left * part // parts, left * (part + 1) // parts):
+            about = {"id": f"{name}:{used[name] + k}", "unit": "sequence", "kind": "dropped"}
+            detail = f"{plan.stopped_by} ran out"
+            rows.append(about | {"reason": "surplus", "detail": detail})
+    return pa.Table.from_pylist(rows, schema=schema.DROP)
+
+
+def _write_manifest(place: Place, mix: Mix, seed: int, resized: bool) -> None:
+    infos = [tar.ShardInfo(**read_json(p)) for p in sorted((place.out / "info").glob("*.json"))]
+    manifest = tar.make_manifest(
+        infos,
+        seq_len=mix.seq_len,
+        image_tokens=mix.image_tokens,
+        max_images=mix.max_images,
+        tokenizer=tokens.tokenizer_identity(mix.tokenizer),
+        seed=seed,
+        weights=mix.weights,
+        stopped_by=_plan(place.lookups[0], mix).stopped_by,
+        resized=resized,
+    )
+    write_json(place.out / "manifest.json", manifest)

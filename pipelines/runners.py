@@ -1,0 +1,25 @@
+"""Beam options for each engine."""
+
+import os
+
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipelines.config import Runner
+
+
+def pipeline_options(runner: Runner) -> PipelineOptions:
+    """Options of the local engine: Beam's in-process runner with one worker process a core.
+
+    Of Beam's local modes only the multi-processing one uses every core for Python code
+    (`benchmarks/engines.py`). The runner is named outright because a plain DirectRunner first
+    looks for a Prism binary on the network.
+    """
+    workers = runner.workers or os.cpu_count() or 1
+    return PipelineOptions(
+        [
+            "--runner=FnApiRunner",
+            "--direct_running_mode=multi_processing",
+            f"--direct_num_workers={workers}",
+            "--default_sdk_harness_log_level=WARNING",
+        ]
+    )

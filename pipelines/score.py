@@ -1,0 +1,87 @@
+"""CLIP scores through Beam's RunInference: one model a process, images read where they are scored."""
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import torch
+from apache_beam.ml.inference.base import ModelHandler, PredictionResult, RunInference
+
+from filters.clip import ClipModel, load_clip
+from filters.similarity import best_fits
+from pipelines.config import Clip
+from pipelines.images import image_rows, read_index, set_scores
+from pipelines.stage import Place, Stage, each_part, pending, write_documents
+from shards import schema
+from shards.images import read_images
+
+
+class ClipHandler(ModelHandler[int, PredictionResult, ClipModel]):
+    """Scores whole parts: an element is the number of a part, a prediction its new documents.
+
+    Parts, and not pictures, are the elements, so that no image is ever an element: bytes are read
+    from the store, decoded and embedded in one place. The model batches by a fixed size of its
+    own, so that a score does not depend on how Beam groups elements.
+    """
+
+    def __init__(self, clip: Clip, place: Place) -> None:
+        super().__init__()
+        self.clip, self.place = clip, place
+
+    def load_model(self) -> ClipModel:
+        """One thread a process: there is one process a core, and sums do not change with cores."""
+        torch.set_num_threads(1)
+        return load_clip(self.clip.model, self.clip.pretrained)
+
+    def run_inference(
+        self, batch: Sequence[int], model: ClipModel, inference_args: Any = None
+    ) -> Iterable[PredictionResult]:
+        """Score the documents of each part."""
+        return [PredictionResult(part, _score_part(self.place, part, model)) for part in batch]
+
+    def batch_elements_kwargs(self) -> dict[str, int]:
+        """A part is a batch already."""
+        return {"max_batch_size": 1}
+
+
+def _score_part(place: Place, part: int, model: ClipModel) -> pa.Table:
+    documents = place.read(part)
+    where, rows = image_rows(documents, read_index(place.lookups[0], part))
+    scores = best_fits(documents, read_images(place.run, rows), model)
+    return set_scores(documents, where, scores.tolist())
+
+
+def score_stage(name: str, source: Stage, fetched: Stage, clip: Clip) -> Stage:
+    """Fill in the similarity of every image part; thresholds are a stage of their own."""
+    return Stage(
+        name,
+        partial(_score, clip=clip),
+        [clip.model_dump(), _weights_stamp(clip)],
+        ("pipelines.score", "filters.similarity", "filters.clip"),
+        inputs=(source.name,),
+        lookups=(fetched.name,),
+    )
+
+
+def _score(begin: Any, place: Place, clip: Clip) -> Any:
+    return (
+        each_part(begin, pending(place))
+        | "clip" >> RunInference(ClipHandler(clip, place))
+        | "write" >> beam.Map(_write, place)
+    )
+
+
+def _write(scored: PredictionResult, place: Place) -> int:
+    part = int(scored.example)
+    nothing = schema.DROP.empty_table()
+    write_documents(place, part, place.read(part), (scored.inference, nothing))
+    return part
+
+
+def _weights_stamp(clip: Clip) -> list[str | int]:
+    """What identifies local weights beside their name: size and time of the file."""
+    path = Path(clip.pretrained or "")
+    return [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else []

@@ -1,0 +1,117 @@
+"""A stage: one Beam graph from finished parts to finished parts, and the pieces they are built of.
+
+The elements of a graph are parts (an Arrow table of hundreds to thousands of documents), never
+single documents. A stage that needs no other record maps part *i* of its input to part *i* of its
+output; a keyed stage sends small tables of keys through a shuffle and writes the same parts again.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+
+from pipelines.config import FILTERS, FilterSpec
+from shards import ledger, schema
+from shards.storage import read_json, read_table
+
+Part = tuple[pa.Table, pa.Table]  # documents kept, and ledger rows of those dropped
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a stage reads and writes; small and picklable, it travels to the workers."""
+
+    run: Path  # the run's folder: image references are relative to it
+    out: Path  # the stage's own folder while it is being written
+    inputs: tuple[Path, ...]  # the folders of the stages whose records it accounts for
+    lookups: tuple[Path, ...]  # the folders of stages that it only looks things up in
+    parts: int  # how many parts it writes
+
+    def read(self, part: int) -> pa.Table:
+        """Part `part` of the first input's documents."""
+        return read_table(self.inputs[0] / "documents" / f"{ledger.part_name(part)}.parquet")
+
+
+def parts_of_first(inputs: Sequence[Path]) -> int:
+    """As many parts as the first input has."""
+    return int(read_json(inputs[0] / ledger.STAGE_FILE)["parts"])
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What to build and everything that its output depends on."""
+
+    name: str  # "captions/download"
+    build: Callable[[Any, Place], Any]  # from the pipeline's begin to the parts written
+    config: Any  # what the fingerprint hashes, as JSON can say it
+    modules: tuple[str, ...]  # names of the modules whose code the output depends on
+    inputs: tuple[str, ...] = ()
+    lookups: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()  # files from outside the run
+    parts: Callable[[Sequence[Path]], int] = parts_of_first  # to write, from the inputs' folders
+    finish: Callable[[Place], None] | None = None  # once, when all parts are there
+
+
+def pending(place: Place) -> list[int]:
+    """The parts that an earlier, interrupted run did not finish."""
+    return [i for i in range(place.parts) if not ledger.part_is_done(place.out, i)]
+
+
+def each_part(begin: Any, parts: Sequence[Any]) -> Any:
+    """Part numbers, or tuples that begin with one, spread over the workers."""
+    return begin | "parts" >> beam.Create(list(parts)) | "spread" >> beam.Reshuffle()
+
+
+def write_documents(
+    place: Place, part: int, read: pa.Table, result: Part, *, images: bool = False
+) -> None:
+    """Write part `part` of the output; `images` says that the stage accounts for those too."""
+    documents, drops = result
+    before, after = {"document": read.num_rows}, {"document": documents.num_rows}
+    if images:
+        before["image"], after["image"] = image_count(read), image_count(documents)
+    ledger.write_part(place.out, part, documents, drops, read=before, kept=after)
+
+
+def image_count(documents: pa.Table) -> int:
+    """Image parts over all documents."""
+    _, parts = schema.flatten_parts(documents)
+    return int(parts.field("text").null_count)
+
+
+Work = Callable[[pa.Table, int], Part]
+
+
+def map_parts(begin: Any, place: Place, work: Work, *, images: bool = False) -> Any:
+    """Write `work(documents, part)` for every part that is not yet there."""
+    return each_part(begin, pending(place)) | "work" >> beam.Map(_map_part, place, work, images)
+
+
+def _map_part(part: int, place: Place, work: Work, images: bool) -> int:
+    documents = place.read(part)
+    write_documents(place, part, documents, work(documents, part), images=images)
+    return part
+
+
+def filter_stage(name: str, source: Stage, filters: Sequence[FilterSpec], module: str) -> Stage:
+    """Apply filters in order; a document's reason is that of the first filter that drops it."""
+    return Stage(
+        name,
+        partial(map_parts, work=partial(_filter_documents, filters=filters)),
+        [spec.model_dump() for spec in filters],
+        ("filters.reasons", module),
+        inputs=(source.name,),
+    )
+
+
+def _filter_documents(documents: pa.Table, part: int, filters: Sequence[FilterSpec]) -> Part:
+    drops = [schema.DROP.empty_table()]
+    for spec in filters:
+        reasons = FILTERS[spec.name](documents, **spec.thresholds)
+        drops.append(ledger.drop_rows(documents, reasons.to_pylist()))
+        documents = documents.filter(reasons.is_null())
+    return documents, pa.concat_tables(drops)

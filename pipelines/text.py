@@ -1,0 +1,64 @@
+"""The prose of web pages: WARCs become unique documents of one text part."""
+
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+
+from filters import pii
+from filters.language import identify
+from pipelines.config import Text
+from pipelines.dedupe import dedupe_stage
+from pipelines.extraction import extract_stage
+from pipelines.stage import Part, Stage, filter_stage, map_parts
+from shards import schema
+
+
+def stages(recipe: Text) -> list[Stage]:
+    """The corpus from top to bottom."""
+    prose = extract_stage("text/extract", recipe.read, "prose", "corpora.text.read.files")
+    spoken = language_stage("text/language", prose)
+    good = filter_stage("text/filters", spoken, recipe.filters, "filters.text")
+    masked = pii_stage("text/pii", good)
+    unique = dedupe_stage("text/dedupe", masked if recipe.mask_pii else good, recipe.dedupe)
+    return [prose, spoken, good, *([masked] if recipe.mask_pii else []), unique]
+
+
+def language_stage(name: str, source: Stage) -> Stage:
+    """Name each document's language and say how sure that is; filters decide on it."""
+    return Stage(
+        name,
+        partial(map_parts, work=_identify),
+        {},
+        ("pipelines.text", "filters.language"),
+        inputs=(source.name,),
+    )
+
+
+def _identify(documents: pa.Table, part: int) -> Part:
+    languages, sure = identify(schema.texts(documents))
+    scores = pa.array([[("language", float(score))] for score in sure], schema.SCORES)
+    named = schema.with_column(documents, "language", pa.array(languages, pa.string()))
+    return schema.with_column(named, "scores", scores), schema.DROP.empty_table()
+
+
+def pii_stage(name: str, source: Stage) -> Stage:
+    """Replace e-mail and public IP addresses by placeholders (FineWeb's rule)."""
+    return Stage(
+        name,
+        partial(map_parts, work=_mask),
+        {},
+        ("pipelines.text", "filters.pii"),
+        inputs=(source.name,),
+    )
+
+
+def _mask(documents: pa.Table, part: int) -> Part:
+    _, parts = schema.flatten_parts(documents)
+    where = np.flatnonzero(np.asarray(parts.field("text").is_valid()))
+    texts = parts.field("text").to_pylist()
+    masked, _ = pii.mask([texts[i] for i in where])
+    for i, text in zip(where, masked, strict=True):
+        texts[i] = text
+    changed = schema.with_parts(documents, "text", pa.array(texts, pa.string()))
+    return changed, schema.DROP.empty_table()

@@ -1,0 +1,331 @@
+"""The image store: the bytes of images in WebDataset tars, and an index of where each one lies.
+
+An index is a table of `schema.IMAGE`. A row names a tar, an offset and a length, so that reading
+an image is one range read. Tars hold USTAR members with fixed metadata: the same images in the
+same order give the same bytes.
+"""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+import tempfile
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image, ImageOps
+
+from shards.schema import IMAGE
+
+MAX_PIXELS = 2**26  # 8192 x 8192, 192 MiB as RGB
+DECODERS = ("JPEG", "PNG", "GIF", "WEBP")  # of Pillow's; the others never see a stranger's bytes
+EXTENSIONS = {"jpeg": "jpg", "png": "png", "gif": "gif", "webp": "webp"}
+MEMBER_EXTENSIONS = frozenset({*EXTENSIONS.values(), "jpeg"})
+
+NOT_DECODABLE = "image_not_decodable"
+TOO_MANY_PIXELS = "image_too_many_pixels"
+OTHER_FORMAT = "image_format"
+NOT_RESIZED = "image_not_resized"
+
+# What images of formats that the store does not hold begin with, and where.
+OTHER_SIGNATURES = (
+    (0, b"BM"),
+    (0, b"II*\0"),  # TIFF
+    (0, b"MM\0*"),
+    (0, b"\0\0\1\0"),  # ICO
+    (0, b"8BPS"),  # Photoshop
+    (0, b"\xff\x0a"),  # JPEG XL
+    (0, b"\0\0\0\x0cJXL "),
+    (0, b"\0\0\0\x0cjP  "),  # JPEG 2000
+    (4, b"ftypavif"),
+    (4, b"ftypheic"),
+    (4, b"ftypmif1"),
+)
+
+# img2dataset's resizer silences the process's own stdout and stderr while it works; two at once
+# would restore them in the wrong order.
+_RESIZING = threading.Lock()
+
+
+class ImageRejectedError(Exception):
+    """Bytes that are not an image of the store; its only argument is the reason."""
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Store images whose longer side is above `max_side` pixels at that size, as JPEG."""
+
+    max_side: int
+    quality: int = 95
+
+
+def inspect_image(body: bytes, max_pixels: int = MAX_PIXELS) -> dict[str, Any]:
+    """The columns of `IMAGE` that the bytes of an image tell: hashes, size in pixels, format.
+
+    The size is the header's, before any EXIF rotation, and is compared with `max_pixels` before
+    anything is decoded; then the whole first frame is. The perceptual hash is of what is seen:
+    upright and on white. Raises ImageRejectedError.
+    """
+    width, height, kind = _header(body, max_pixels)
+    return {
+        "sha256": hashlib.sha256(body).hexdigest(),
+        "md5": hashlib.md5(body, usedforsecurity=False).hexdigest(),
+        "phash": _decoded_phash(body),
+        "width": width,
+        "height": height,
+        "format": kind,
+    }
+
+
+def _header(body: bytes, max_pixels: int) -> tuple[int, int, str]:
+    """Width, height and format by the first bytes alone."""
+    bombs = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+    try:
+        with Image.open(io.BytesIO(body), formats=DECODERS) as image:
+            width, height = image.size
+            # A phone's JPEG with a second picture inside opens as MPO.
+            kind = {"mpo": "jpeg"}.get(kind := (image.format or "").lower(), kind)
+    except bombs as error:
+        raise ImageRejectedError(TOO_MANY_PIXELS) from error
+    except Exception as error:  # a decoder fed with a stranger's bytes raises anything
+        raise ImageRejectedError(_why_unknown(body)) from error
+    if width * height > max_pixels:
+        raise ImageRejectedError(TOO_MANY_PIXELS)
+    return width, height, kind
+
+
+def _why_unknown(body: bytes) -> str:
+    """Another format by its signature, else no image at all."""
+    head = body[:1024].lstrip().lower()
+    drawing = head.startswith(b"<svg") or (head.startswith(b"<?xml") and b"<svg" in head)
+    other = any(body.startswith(mark, start) for start, mark in OTHER_SIGNATURES)
+    return OTHER_FORMAT if drawing or other else NOT_DECODABLE
+
+
+def _decoded_phash(body: bytes) -> str:
+    """The perceptual hash of an image that decodes to its end; raises ImageRejectedError."""
+    import imagehash  # not among what a reader of shards installs
+
+    try:
+        with Image.open(io.BytesIO(body), formats=DECODERS) as image:
+            image.verify()
+        return str(imagehash.phash(open_image(body)))
+    except Exception as error:  # a decoder fed with a stranger's bytes raises anything
+        raise ImageRejectedError(NOT_DECODABLE) from error
+
+
+def open_image(body: bytes) -> Image.Image:
+    """The first frame as RGB: upright by its EXIF orientation, transparency over white.
+
+    Raises what Pillow raises for bytes that `inspect_image` would reject.
+    """
+    with Image.open(io.BytesIO(body), formats=DECODERS) as image:
+        upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip to white
+        return Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8)).convert("RGB")
+    if not upright.has_transparency_data:
+        return upright.convert("RGB")
+    layer = upright.convert("RGBA")
+    white = Image.new("RGBA", layer.size, "white")
+    return Image.alpha_composite(white, layer).convert("RGB")
+
+
+class ImageTarWriter:
+    """A tar of images named by their sha256, written aside and renamed when the block succeeds."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.places: dict[str, tuple[int, int]] = {}
+
+    def __enter__(self) -> Self:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+        self._aside = Path(name)
+        self._file = os.fdopen(handle, "wb")
+        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            with self._file:
+                if kind is None:
+                    self._finish()
+        finally:
+            self._aside.unlink(missing_ok=True)  # after the rename there is none
+
+    def _finish(self) -> None:
+        self._tar.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._aside.chmod(0o644)
+        self._aside.replace(self.path)
+
+    def add(self, sha256: str, body: bytes, extension: str) -> tuple[int, int]:
+        """Appends `{sha256}.{extension}`, once; the offset and length of its data, in bytes."""
+        if sha256 not in self.places:
+            member = tarfile.TarInfo(f"{sha256}.{extension}")
+            member.size = len(body)
+            self.places[sha256] = (self._tar.offset + tarfile.BLOCKSIZE, len(body))
+            self._tar.addfile(member, io.BytesIO(body))
+        return self.places[sha256]
+
+
+def store_images(
+    fetched: Iterable[tuple[str, bytes | None, str | None]],
+    tar_path: Path,
+    tar_name: str,
+    resize: Resize | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> pa.Table:
+    """Writes the images among `fetched` (URL, body, reason) to a tar; rows of `IMAGE` in order.
+
+    `tar_name` is the tar's path below the store's root. With `resize`, hashes, width and height
+    stay those of the original; `format` and the place are of the stored bytes.
+    """
+    with ImageTarWriter(tar_path) as tar:
+        rows = [
+            {"url": url, "reason": reason}
+            if body is None
+            else {"url": url, **_stored(tar, tar_name, body, resize, max_pixels)}
+            for url, body, reason in fetched
+        ]
+    return pa.Table.from_pylist(rows, schema=IMAGE)
+
+
+def _stored(
+    tar: ImageTarWriter, tar_name: str, body: bytes, resize: Resize | None, max_pixels: int
+) -> dict[str, Any]:
+    """The columns of one downloaded body, which is in `tar` afterwards unless it has a reason."""
+    try:
+        facts = inspect_image(body, max_pixels)
+        if resize is not None and max(facts["width"], facts["height"]) > resize.max_side:
+            facts["format"] = "jpeg"
+            if facts["sha256"] not in tar.places:
+                body = _resized(body, resize)
+    except ImageRejectedError as rejected:
+        return {"reason": str(rejected)}
+    offset, length = tar.add(facts["sha256"], body, EXTENSIONS[facts["format"]])
+    return {**facts, "tar": tar_name, "offset": offset, "length": length}
+
+
+def _resized(body: bytes, resize: Resize) -> bytes:
+    """`body` at most `max_side` pixels long, as JPEG; raises ImageRejectedError."""
+    # The import takes a second, and would ask a package index for a newer albumentations.
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    from img2dataset.resizer import Resizer
+
+    # The resizer heeds neither EXIF orientation nor palettes nor 16 bits: it gets plain RGB.
+    plain = io.BytesIO()
+    open_image(body).save(plain, "BMP")
+    resizer = Resizer(
+        image_size=resize.max_side,
+        resize_mode="keep_ratio_largest",
+        resize_only_if_bigger=True,
+        encode_quality=resize.quality,
+        encode_format="jpg",
+        skip_reencode=True,
+    )
+    with _RESIZING:
+        small, *_, error = resizer(plain)
+    if error is not None:
+        raise ImageRejectedError(NOT_RESIZED) from ValueError(error)
+    return bytes(small)
+
+
+def read_image(root: Path | str, tar: str, offset: int, length: int) -> bytes:
+    """`length` bytes at `offset` of `root/tar`; raises EOFError if the tar ends before."""
+    with open(Path(root, tar), "rb", buffering=0) as file:
+        return _read(file.fileno(), tar, offset, length)
+
+
+def _read(file: int, tar: str, offset: int, length: int) -> bytes:
+    body = os.pread(file, length, offset)
+    if len(body) != length:
+        raise EOFError(f"{tar} has {len(body)} of {length} bytes at {offset}")
+    return body
+
+
+def read_images(root: Path | str, rows: pa.Table) -> list[bytes]:
+    """The stored images of `rows` (tar, offset, length), in their order.
+
+    Reads from front to back and opens each tar once. Raises EOFError as `read_image` does, and
+    ValueError if a row has no image.
+    """
+    columns = [rows[name].to_pylist() for name in ("tar", "offset", "length")]
+    places = list(zip(*columns, strict=True))
+    if None in columns[0]:
+        raise ValueError("a row without a tar has no image to read")
+    bodies = [b""] * len(places)
+    order = sorted(range(len(places)), key=places.__getitem__)
+    for tar, rows_of_tar in groupby(order, key=lambda row: places[row][0]):
+        with open(Path(root, tar), "rb", buffering=0) as file:
+            for row in rows_of_tar:
+                bodies[row] = _read(file.fileno(), *places[row])
+    return bodies
+
+
+def adopt_tar(tar_path: Path, tar_name: str, max_pixels: int = MAX_PIXELS) -> pa.Table:
+    """Rows of `IMAGE` for the images of an existing WebDataset tar, to be read where they are.
+
+    Hashes, size and format are measured on the bytes in the tar, the only original there is. The
+    URL is that of the sample's `.json` (img2dataset writes it), else `tar_name/member`. Raises
+    tarfile.ReadError for a tar that is compressed, cut short or none.
+    """
+    with tarfile.open(tar_path, "r:") as tar:
+        members = [member for member in tar if member.isreg()]
+        urls = {_key(m): _sidecar_url(tar, m) for m in members if _extension(m) == "json"}
+        rows = [
+            {"url": urls.get(_key(m)) or f"{tar_name}/{m.name}"}
+            | _adopted(tar, m, tar_name, max_pixels)
+            for m in members
+            if _extension(m) in MEMBER_EXTENSIONS
+        ]
+    return pa.Table.from_pylist(rows, schema=IMAGE)
+
+
+def _key(member: tarfile.TarInfo) -> str:
+    """WebDataset's name of a sample: the path up to the first dot of its last part."""
+    folder, _, name = member.name.rpartition("/")
+    return f"{folder}/{name.split('.')[0]}"
+
+
+def _extension(member: tarfile.TarInfo) -> str:
+    return member.name.rpartition("/")[2].partition(".")[2].lower()
+
+
+def _contents(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    assert file is not None, "only regular files are asked for"
+    return file.read()
+
+
+def _sidecar_url(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str | None:
+    try:
+        facts = json.loads(_contents(tar, member))
+    except ValueError:  # a sample of another maker, whose .json is none
+        return None
+    url = facts.get("url") if isinstance(facts, dict) else None
+    return url if isinstance(url, str) else None
+
+
+def _adopted(
+    tar: tarfile.TarFile, member: tarfile.TarInfo, tar_name: str, max_pixels: int
+) -> dict[str, Any]:
+    try:
+        facts = inspect_image(_contents(tar, member), max_pixels)
+    except ImageRejectedError as rejected:
+        return {"reason": str(rejected)}
+    return {**facts, "tar": tar_name, "offset": member.offset_data, "length": member.size}

@@ -1,0 +1,190 @@
+"""The data model: every Arrow schema that crosses a stage, and helpers to build and read it.
+
+A document is an ordered list of parts; a part is a text or a reference to an image. A caption
+pair is ``[image, text]``, a page ``[text, image, text, ...]``, prose ``[text]``. Image bytes are
+never in a document: a part names an image by the sha256 of its original bytes, and the image
+store (`shards.images`) turns that name into one range read.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+PART = pa.struct(
+    [
+        ("text", pa.string()),  # null for an image part
+        ("image", pa.string()),  # sha256 of the original bytes, hex; null until downloaded
+        ("url", pa.string()),  # where the image came from; null for a text part
+        ("alt", pa.string()),
+        ("score", pa.float32()),  # image-text similarity of an image part, null until scored
+    ]
+)
+
+SCORES = pa.map_(pa.string(), pa.float32())
+
+DOCUMENT = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("parts", pa.list_(PART), nullable=False),
+        ("source", pa.string()),
+        ("url", pa.string()),
+        ("licence", pa.string()),
+        ("language", pa.string()),
+        ("scores", SCORES),
+        # Where it was read: a WARC and the record's byte offset, or a table and its row.
+        ("provenance", pa.struct([("file", pa.string()), ("position", pa.int64())])),
+    ]
+)
+
+# One row for every URL that was asked for. `reason` says why there is no image; rows without one
+# are the index of the image store.
+IMAGE = pa.schema(
+    [
+        pa.field("url", pa.string(), nullable=False),
+        ("reason", pa.string()),
+        ("sha256", pa.string()),
+        ("md5", pa.string()),
+        ("phash", pa.string()),  # 64-bit perceptual hash, 16 hex digits
+        ("width", pa.int32()),  # pixels, of the original
+        ("height", pa.int32()),
+        ("format", pa.string()),  # "jpeg", "png", "gif", "webp"
+        ("tar", pa.string()),  # path below the store's root
+        ("offset", pa.int64()),  # of the first byte of the stored image inside the tar
+        ("length", pa.int64()),
+    ]
+)
+
+# What an image filter sees: the index row of an image and the part that shows it.
+IMAGE_PART = pa.schema(
+    [
+        *IMAGE,
+        ("alt", pa.string()),
+        ("score", pa.float32()),
+    ]
+)
+
+# One row per record that a stage dropped; `content` only for the bounded sample of the report.
+DROP = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("unit", pa.string(), nullable=False),  # "document" or "image"
+        pa.field("reason", pa.string(), nullable=False),
+        ("kind", pa.string()),  # "dropped" or "error"
+        ("url", pa.string()),
+        ("detail", pa.string()),  # the score that failed, the keeper of a duplicate, an error text
+        ("content", pa.string()),
+        ("image", pa.string()),
+    ]
+)
+
+# One part of one document inside a packed sequence; `tokens` is what it costs there.
+PACKED_PART = pa.struct(
+    [
+        ("text", pa.string()),
+        ("sha256", pa.string()),
+        ("format", pa.string()),
+        ("tar", pa.string()),
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+        ("tokens", pa.int32()),
+    ]
+)
+SEGMENT = pa.struct(
+    [
+        ("id", pa.string()),
+        ("first_part", pa.int32()),  # index in the document of the segment's first part
+        ("source", pa.string()),
+        ("url", pa.string()),
+        ("licence", pa.string()),
+        ("parts", pa.list_(PACKED_PART)),
+    ]
+)
+SEQUENCE = pa.schema(
+    [
+        ("corpus", pa.string()),
+        ("tokens", pa.int32()),
+        ("images", pa.int32()),
+        ("segments", pa.list_(SEGMENT)),
+    ]
+)
+
+
+def digest(*values: str | bytes) -> str:
+    """A 128-bit content hash of `values` in order, as 32 hex digits."""
+    state = hashlib.blake2b(digest_size=16)
+    for value in values:
+        data = value.encode() if isinstance(value, str) else value
+        # The length first, so that ("ab", "c") and ("a", "bc") differ.
+        state.update(len(data).to_bytes(8, "little") + data)
+    return state.hexdigest()
+
+
+def text_part(text: str) -> dict[str, Any]:
+    """A text part."""
+    return {"text": text, "image": None, "url": None, "alt": None, "score": None}
+
+
+def image_part(url: str, alt: str | None = None, sha256: str | None = None) -> dict[str, Any]:
+    """An image part that is known by its URL, and by its bytes once they are downloaded."""
+    return {"text": None, "image": sha256, "url": url, "alt": alt, "score": None}
+
+
+def document(
+    source: str,
+    url: str | None,
+    parts: Sequence[Mapping[str, Any]],
+    *,
+    licence: str | None = None,
+    file: str = "",
+    position: int = 0,
+) -> dict[str, Any]:
+    """A row of `DOCUMENT`; its id hashes the source, the URL and the parts, never a position."""
+    content = [str(part["text"] if part["text"] is not None else part["url"]) for part in parts]
+    return {
+        "id": digest(source, url or "", *content),
+        "parts": list(parts),
+        "source": source,
+        "url": url,
+        "licence": licence,
+        "language": None,
+        "scores": [],
+        "provenance": {"file": file, "position": position},
+    }
+
+
+def documents(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """A table of `DOCUMENT` from rows made by `document`."""
+    return pa.Table.from_pylist([dict(row) for row in rows], schema=DOCUMENT)
+
+
+def flatten_parts(batch: pa.Table) -> tuple[pa.Array, pa.StructArray]:
+    """The parts of all documents, end to end, and the row of the document that each belongs to."""
+    parts = batch["parts"].combine_chunks()
+    return pc.list_parent_indices(parts), pc.list_flatten(parts)
+
+
+def texts(batch: pa.Table) -> list[str]:
+    """The text of each document: its text parts joined by newlines, images left out."""
+    rows = batch["parts"].to_pylist()
+    return ["\n".join(p["text"] for p in row if p["text"] is not None) for row in rows]
+
+
+def with_column(batch: pa.Table, name: str, values: Any) -> pa.Table:
+    """`batch` with column `name` replaced, cast to the type that its schema says."""
+    field = batch.schema.field(name)
+    column = values if isinstance(values, (pa.Array, pa.ChunkedArray)) else pa.array(values)
+    return batch.set_column(batch.schema.get_field_index(name), field, column.cast(field.type))
+
+
+def with_parts(batch: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    """`batch` with field `name` of all its parts, end to end, replaced by `values`."""
+    lists = batch["parts"].combine_chunks()
+    _, parts = flatten_parts(batch)
+    arrays = [values.cast(f.type) if f.name == name else parts.field(f.name) for f in PART]
+    offsets = pc.cumulative_sum(pc.list_value_length(lists))
+    starts = pa.concat_arrays([pa.array([0], pa.int32()), offsets.cast(pa.int32())])
+    changed = pa.StructArray.from_arrays(arrays, fields=list(PART))
+    return with_column(batch, "parts", pa.ListArray.from_arrays(starts, changed))

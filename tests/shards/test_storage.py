@@ -1,0 +1,89 @@
+import hashlib
+import json
+import pickle
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from shards import storage
+
+
+def test_write_atomic_replaces_whole_files(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.bin"
+    storage.write_atomic(path, b"one")
+    storage.write_atomic(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert [p.name for p in path.parent.iterdir()] == ["a.bin"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(KeyError), storage.atomic_path(path) as aside:
+        assert aside.parent == tmp_path
+        aside.write_text("half")
+        raise KeyError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_table_has_the_same_bytes_however_it_was_chunked(tmp_path: Path) -> None:
+    values = [f"value {n % 70}" if n % 9 else None for n in range(5000)]
+    whole = pa.table({"text": values, "lists": [[v, v] for v in values]})
+    pieces = pa.concat_tables([whole.slice(n, 37) for n in range(0, 5000, 37)])
+    shas = {
+        storage.write_table(tmp_path / name, table, row_group_size=1024)
+        for name, table in (("a", whole), ("b", pieces))
+    }
+    assert shas == {storage.sha256_file(tmp_path / "a")}
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert storage.read_table(tmp_path / "a").equals(whole)
+    described = pq.ParquetFile(tmp_path / "a").metadata
+    assert described.num_row_groups == 5
+    assert described.row_group(0).column(0).compression == "ZSTD"
+
+
+def test_an_empty_table_keeps_its_schema(tmp_path: Path) -> None:
+    table = pa.table({"a": pa.array([], pa.int32())})
+    storage.write_table(tmp_path / "a", table)
+    assert storage.read_table(tmp_path / "a").equals(table)
+
+
+def test_read_table_takes_columns_and_filters_and_no_columns_from_folders(tmp_path: Path) -> None:
+    path = tmp_path / "run=3" / "a.parquet"
+    storage.write_table(path, pa.table({"a": [1, 2, 3], "b": ["x", "y", "z"]}))
+    assert storage.read_table(path).column_names == ["a", "b"]
+    rows = storage.read_table(path, ["b"], filters=[("a", ">", 1)])
+    assert rows.to_pylist() == [{"b": "y"}, {"b": "z"}]
+
+
+def test_json_has_sorted_keys_and_a_last_newline(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    storage.write_json(path, {"b": 1, "a": ["ü"]})
+    assert path.read_text(encoding="utf-8") == '{\n "a": [\n  "ü"\n ],\n "b": 1\n}\n'
+    assert storage.read_json(path) == json.loads(path.read_bytes())
+
+
+def test_ranges_and_hashes(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(bytes(range(100)))
+    assert storage.read_range(path, 10, 3) == bytes([10, 11, 12])
+    assert storage.read_range(path, 100, 0) == b""
+    assert storage.sha256_file(path) == hashlib.sha256(bytes(range(100))).hexdigest()
+    with pytest.raises(EOFError, match=r"a\.bin ends at byte 100"):
+        storage.read_range(path, 98, 3)
+    with pytest.raises(FileNotFoundError):
+        storage.read_range(tmp_path / "none", 0, 1)
+
+
+def test_a_hashing_writer_counts_bytes_and_not_items(tmp_path: Path) -> None:
+    with (tmp_path / "a").open("wb") as file:
+        out = storage.HashingWriter(file)
+        out.write(b"ab")
+        out.write(memoryview(bytes(16)).cast("Q"))
+        assert out.tell() == 18
+        assert out.sha256() == hashlib.sha256(b"ab" + bytes(16)).hexdigest()
+    with pytest.raises(TypeError):
+        pickle.dumps(out)

