@@ -38,9 +38,7 @@ def candidates(parts: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return found
 
 
-def best_fits(
-    documents: pa.Table, images: Sequence[bytes], clip: ClipModel
-) -> NDArray[np.float64]:
+def best_fits(documents: pa.Table, images: Sequence[bytes], clip: ClipModel) -> NDArray[np.float64]:
     """For each image part, in order, the cosine of the best fitting text near it.
 
     `images` holds the encoded bytes of every image part of `documents`, end to end.

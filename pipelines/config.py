@@ -6,7 +6,6 @@ wrong type or an impossible value is a `ConfigError` that names the key and what
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from glob import glob
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +13,6 @@ from typing import Annotated, Any, Literal
 import pyarrow as pa
 from pydantic import (
     AfterValidator,
-    BeforeValidator,
     Field,
     TypeAdapter,
     ValidationError,
@@ -33,24 +31,24 @@ class FilterSpec(Strict):
     name: str
     thresholds: dict[str, Any] = {}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        """`name` and `{name: {threshold: value}}` are the two ways to write a filter in YAML."""
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, Mapping) and len(value) == 1 and "name" not in value:
+            ((name, thresholds),) = value.items()
+            return {"name": name, "thresholds": thresholds or {}}
+        return value
+
 
 def _thresholds(function: FilterFunction) -> dict[str, inspect.Parameter]:
     parameters = inspect.signature(function, eval_str=True).parameters
     return {k: p for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
 
 
-def _parse_filter(value: Any) -> Any:
-    """`name` and `{name: {threshold: value}}` are the two ways to write a filter in YAML."""
-    if isinstance(value, str):
-        return {"name": value}
-    if isinstance(value, Mapping) and len(value) == 1:
-        ((name, thresholds),) = value.items()
-        if name != "name":
-            return {"name": name, "thresholds": thresholds or {}}
-    return value
-
-
-def _check_filter(spec: FilterSpec, known: Mapping[str, FilterFunction]) -> FilterSpec:
+def _check_filter(spec: FilterSpec, known: Mapping[str, FilterFunction]) -> None:
     """The filter exists and every threshold is one of its own, of the right type."""
     if spec.name not in known:
         raise ValueError(f"unknown filter {spec.name!r}; allowed: {', '.join(sorted(known))}")
@@ -65,23 +63,23 @@ def _check_filter(spec: FilterSpec, known: Mapping[str, FilterFunction]) -> Filt
             wanted = inspect.formatannotation(allowed[key].annotation)
             message = f"{spec.name}.{key} = {value!r} is not {wanted}"
             raise ValueError(message) from error
-    return spec
 
 
-def _filters(known: Mapping[str, FilterFunction]) -> Any:
-    """The type of a list of filters out of one module."""
-    one = Annotated[
-        FilterSpec,
-        BeforeValidator(_parse_filter),
-        AfterValidator(partial(_check_filter, known=known)),
-    ]
-    return list[one]  # type: ignore[valid-type]
+def _among(known: Mapping[str, FilterFunction]) -> AfterValidator:
+    """Check that all filters of a list are in `known`."""
+
+    def check(specs: list[FilterSpec]) -> list[FilterSpec]:
+        for spec in specs:
+            _check_filter(spec, known)
+        return specs
+
+    return AfterValidator(check)
 
 
-CaptionFilters = _filters(captions.FILTERS)
-ImageFilters = _filters(images.FILTERS)
-PageFilters = _filters(pages.FILTERS)
-TextFilters = _filters(text.FILTERS)
+CaptionFilters = Annotated[list[FilterSpec], _among(captions.FILTERS)]
+ImageFilters = Annotated[list[FilterSpec], _among(images.FILTERS)]
+PageFilters = Annotated[list[FilterSpec], _among(pages.FILTERS)]
+TextFilters = Annotated[list[FilterSpec], _among(text.FILTERS)]
 FILTERS: dict[str, FilterFunction] = {
     **captions.FILTERS,
     **images.FILTERS,
@@ -200,7 +198,7 @@ class Corpora(Strict):
 class Mix(Strict):
     """How documents become training sequences, and in which proportion."""
 
-    weights: dict[Literal["interleaved", "captions", "text"], Annotated[float, Field(gt=0)]]
+    weights: dict[str, Annotated[float, Field(gt=0)]]  # by corpus, in sequences
     seq_len: Positive = 4096
     image_tokens: Positive = 144
     max_images: Positive = 16

@@ -144,7 +144,9 @@ def document_keys(documents: pa.Table, part: int, *, options: Dedupe) -> pa.Tabl
     """One row for every key of every document."""
     texts = schema.texts(documents)
     tables = [
-        _key_table(documents, texts, part, priority, f"duplicate_{kind}", _exact(documents, texts, kind))
+        _key_table(
+            documents, texts, part, priority, f"duplicate_{kind}", _exact(documents, texts, kind)
+        )
         for priority, kind in enumerate(options.exact)
     ]
     if options.near:

@@ -51,7 +51,9 @@ IMAGE_ATTRIBUTES = (
     "data-lazy-src",
     "src2",
 )
-SRCSET_CANDIDATE = re.compile(r"[\s,]*(\S*[^\s,])(?:\s+((?:[^,(]|\([^)]*\))*)|(?=,|\s|$))")
+SRCSET_SKIPPED = re.compile(r"[\s,]*")
+SRCSET_URL = re.compile(r"\S+")
+SRCSET_DESCRIPTORS = re.compile(r"[^,]*")
 
 
 def _words(text: str) -> frozenset[str]:
@@ -260,7 +262,8 @@ def parse_html(html: bytes | str | HTMLTree, charset: str | None = None) -> HTML
     if isinstance(html, HTMLTree):
         return html
     tree = HTMLTree.parse(html if isinstance(html, str) else _decode(html, charset))
-    elements = len(_select(tree, "*"))
+    document = tree.document
+    elements = 0 if document is None else len(document.query_selector_all("*"))
     if elements > MAX_ELEMENTS:
         raise PageTooComplexError(f"{elements} elements")
     # One native selector: a walk in Python to find the depth costs more than the parse.
@@ -273,7 +276,8 @@ def parse_html(html: bytes | str | HTMLTree, charset: str | None = None) -> HTML
 
 def _select(tree: HTMLTree, selector: str) -> Sequence[ElementNode]:
     document = tree.document
-    return () if document is None else document.query_selector_all(selector)
+    # The slice: iterating over the binding's own list makes the whole list anew for every item.
+    return () if document is None else document.query_selector_all(selector)[:]
 
 
 def _attribute(element: ElementNode, name: str) -> str:
@@ -360,8 +364,8 @@ def _join(base: str, reference: str) -> str | None:
 def _walk(root: Node) -> Iterator[tuple[Node, bool]]:
     """(node, True) on entering and (node, False) on leaving each node, boilerplate left out.
 
-    No recursion, and no list of children: the binding's lists cost a lookup from the first child
-    for every item.
+    No recursion, for deep pages, and no list of children, which the binding makes anew for every
+    item.
     """
     limit = len(_text(root)) // 2
     node: Node | None = root
@@ -391,8 +395,10 @@ def _is_boilerplate(node: Node, limit: int) -> bool:
         return True
     if node.attrs and (node.hasattr("hidden") or _hides(_attribute(node, "style"))):
         return True
-    doubtful = (node.attrs and _is_named_boilerplate(node)) or _is_list_of_links(node)
-    return bool(doubtful) and len(_text(node)) <= limit
+    named = bool(node.attrs) and _is_named_boilerplate(node)
+    if not named and node.tag not in LINK_BLOCKS:
+        return False
+    return len(_text(node)) <= limit and (named or _is_list_of_links(node))
 
 
 def _heads_article(header: ElementNode) -> bool:
@@ -407,9 +413,7 @@ def _is_named_boilerplate(element: ElementNode) -> bool:
 
 def _is_list_of_links(element: ElementNode) -> bool:
     """Whether `element` is a block of links; with a picture in it, it may be a gallery."""
-    if element.tag not in LINK_BLOCKS:
-        return False
-    links = element.query_selector_all("a")
+    links = element.query_selector_all("a")[:]
     if len(links) < MIN_LINKS or element.query_selector("img") is not None:
         return False
     return sum(map(_ink, links)) >= LINK_DENSITY * _ink(element)
@@ -501,8 +505,9 @@ def _image_url(image: ElementNode, base: str) -> str | None:
     """The first usable address that the element or its <picture> names."""
     named = [(name, _attribute(image, name)) for name in IMAGE_ATTRIBUTES]
     picture = image.closest("picture")
-    sources = picture.query_selector_all("source[srcset]") if picture is not None else ()
-    named += [("srcset", _attribute(source, "srcset")) for source in sources]
+    source = picture.query_selector("source[srcset]") if picture is not None else None
+    if source is not None:
+        named.append(("srcset", _attribute(source, "srcset")))
     urls = (_attribute_url(name, value, base) for name, value in named if value)
     return next((url for url in urls if url is not None), None)
 
@@ -518,12 +523,27 @@ def largest_candidate(srcset: str) -> str | None:
     Split as the HTML standard says (4.8.4.3.10): a URL ends at white space, so that it may hold
     commas; a candidate ends at a comma. Data URIs do not count.
     """
-    best, url = -1.0, None
-    for match in SRCSET_CANDIDATE.finditer(srcset):
-        size = _descriptor(match[2] or "")
-        if size > best and not match[1].startswith("data:"):
-            best, url = size, match[1]
-    return url
+    best: tuple[float, str | None] = (-1.0, None)
+    for url, descriptors in _candidates(srcset):
+        size = _descriptor(descriptors)
+        if size > best[0] and not url.startswith("data:"):
+            best = size, url
+    return best[1]
+
+
+def _candidates(srcset: str) -> Iterator[tuple[str, str]]:
+    """Each URL of a srcset and the text of its descriptors."""
+    position = 0
+    while url := SRCSET_URL.match(srcset, _end(SRCSET_SKIPPED, srcset, position)):
+        position = url.end()
+        if not url[0].endswith(","):
+            position = _end(SRCSET_DESCRIPTORS, srcset, position)
+        yield url[0].rstrip(","), srcset[url.end() : position]
+
+
+def _end(pattern: re.Pattern[str], text: str, position: int) -> int:
+    match = pattern.match(text, position)
+    return match.end() if match else position
 
 
 def _descriptor(text: str) -> float:

@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any, Literal
 
 import apache_beam as beam
-import pyarrow as pa
 
 from pipelines.config import Warcs, expand
 from pipelines.extract import extract_pages, read_warc
@@ -41,5 +40,3 @@ def _extract_file(part: int, file: str, *, place: Place, mode: Mode, source: str
         place.out, part, documents, drops, read={"document": read}, kept={"document": kept}
     )
     return part
-
-

@@ -4,7 +4,7 @@ Image bytes go from the network into the image store and from there into a model
 between workers are URLs, hashes and places in tars.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ from pipelines.stage import Part, Place, Stage, each_part, map_parts, pending, w
 from shards import ledger, schema
 from shards.images import Resize, store_images
 from shards.ledger import part_name
-from shards.storage import read_table, write_table
+from shards.storage import read_table, write_atomic, write_table
 
 FETCH_CHUNK = 512  # URLs whose bodies are held in memory at once
+TELL_EVERY = 20  # URLs
 
 REQUEST = pa.schema([("url", pa.string()), ("part", pa.int32())])
 
@@ -44,7 +45,7 @@ def drop_images(documents: pa.Table, reasons: Sequence[str | None]) -> Part:
     for row in lost:
         whole[row] = "no_images_left"
         if before[row] == 1:
-            whole[row] = next(reasons[i] for i in np.flatnonzero((owner == row) & is_image))
+            whole[row] = reasons[int(np.flatnonzero((owner == row) & is_image)[0])]
     drops = pa.concat_tables([drops, ledger.drop_rows(documents, whole)])
     offsets = np.concatenate(
         [[0], np.bincount(owner[keep], minlength=documents.num_rows).cumsum()]
@@ -95,6 +96,7 @@ def download_stage(name: str, source: Stage, options: Download) -> Stage:
         options.model_dump(exclude=runtime_only),
         ("pipelines.images", "pipelines.fetch", "pipelines.addresses", "shards.images"),
         inputs=(source.name,),
+        selects=True,
     )
 
 
@@ -150,17 +152,30 @@ def _fetched(partition: int, urls: list[str], place: Place, options: Download) -
         path.parent.mkdir(parents=True, exist_ok=True)
         final = place.out.parent / place.out.name.split(".")[1]
         tar = final.relative_to(place.run) / "store" / f"{name}.tar"
-        resize = options.resize and Resize(options.resize.max_side, options.resize.quality)
-        fetched = _fetch_in_chunks(urls, _fetch_options(options))
+        limit = options.resize
+        resize = Resize(limit.max_side, limit.quality) if limit else None
+        tell = partial(write_atomic, place.out / "fetching" / name)
+        fetched = _fetch_in_chunks(urls, _fetch_options(options), tell)
         replies = ((reply.url, reply.body, reply.reason) for reply in fetched)
         write_table(path, store_images(replies, path.with_suffix(".tar"), str(tar), resize))
     return read_table(path)
 
 
-def _fetch_in_chunks(urls: list[str], options: FetchOptions) -> Iterator[Fetched]:
-    """Results in the order of `urls`, with no more than a chunk of bodies in memory."""
+def _fetch_in_chunks(
+    urls: list[str], options: FetchOptions, tell: Callable[[bytes], None]
+) -> Iterator[Fetched]:
+    """Results in the order of `urls`, with no more than a chunk of bodies in memory.
+
+    `tell` is given "done total" now and then: what the progress bar of a download reads.
+    """
     for first in range(0, len(urls), FETCH_CHUNK):
-        yield from fetch_all(urls[first : first + FETCH_CHUNK], options)
+
+        def ended(done: int, first: int = first) -> None:
+            if done % TELL_EVERY == 0:
+                tell(f"{first + done} {len(urls)}".encode())
+
+        yield from fetch_all(urls[first : first + FETCH_CHUNK], options, ended)
+    tell(f"{len(urls)} {len(urls)}".encode())
 
 
 def _fetch_options(options: Download) -> FetchOptions:
@@ -207,6 +222,7 @@ def image_filter_stage(
         ("pipelines.images", "filters.reasons", "filters.images"),
         inputs=(source.name,),
         lookups=(fetched.name,),
+        selects=bool(filters),
     )
 
 

@@ -15,9 +15,7 @@ def stages(recipe: Interleaved, options: Download) -> list[Stage]:
         "interleaved/extract", recipe.read, "interleaved", "corpora.interleaved.read.files"
     )
     spoken = language_stage("interleaved/language", pages)
-    worded = filter_stage(
-        "interleaved/page_filters", spoken, recipe.page_filters, "filters.pages"
-    )
+    worded = filter_stage("interleaved/page_filters", spoken, recipe.page_filters, "filters.pages")
     unique = dedupe_stage("interleaved/dedupe", worded, recipe.dedupe)
     fetched = download_stage("interleaved/download", unique, options)
     pictured = image_filter_stage(

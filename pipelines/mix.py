@@ -147,9 +147,7 @@ def _spread(
     pieces = cut_documents(documents, index, mix)
     ids = [piece["segment"]["id"] for piece in pieces]
     for epoch in range(mix.max_epochs):
-        targets = [
-            i for i, p in enumerate(layout) if (p.corpus, p.epoch) == (corpus, epoch)
-        ]
+        targets = [i for i, p in enumerate(layout) if (p.corpus, p.epoch) == (corpus, epoch)]
         keys = packing.order_keys(ids, seed, epoch)
         slices = packing.partitions(keys, len(targets))
         keyed = [piece | {"key": int(key)} for piece, key in zip(pieces, keys, strict=True)]
@@ -316,9 +314,7 @@ def _write_shard(part: int, place: Place, mix: Mix) -> int:
     first = part * mix.sequences_per_shard
     last = min(first + mix.sequences_per_shard, plan.total)
     start, stop = plan.used(first), plan.used(last)
-    rows = {
-        name: _sequences(packed, found[name], start[name], stop[name]) for name in plan.names
-    }
+    rows = {name: _sequences(packed, found[name], start[name], stop[name]) for name in plan.names}
     mixed = ((first + i, next(rows[name])) for i, name in enumerate(plan.corpora(first, last)))
     path = place.out / f"mixwright-{part:05d}.tar"
     info = tar.write_shard(path, mixed, partial(_image_bytes, place.run))

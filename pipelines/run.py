@@ -97,9 +97,7 @@ def _waves(planned: Sequence[Planned]) -> Iterable[list[Planned]]:
     waiting = [p for p in planned if not p.done]
     while waiting:
         names = {p.stage.name for p in waiting}
-        ready = [
-            p for p in waiting if not names.intersection((*p.stage.inputs, *p.stage.lookups))
-        ]
+        ready = [p for p in waiting if not names.intersection((*p.stage.inputs, *p.stage.lookups))]
         yield ready
         waiting = [p for p in waiting if p not in ready]
 
@@ -165,7 +163,7 @@ def _commit(run: Path, planned: Planned, place: Place, order: int, seconds: floa
     return counts
 
 
-@beam.ptransform_fn
+@beam.ptransform_fn  # type: ignore[untyped-decorator]
 def _graph(begin: Any, stage: Stage, place: Place) -> Any:
     """The stage as one named transform, so that the stages of a wave share a pipeline."""
     return stage.build(begin, place)

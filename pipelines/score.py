@@ -1,4 +1,4 @@
-"""CLIP scores through Beam's RunInference: one model a process, images read where they are scored."""
+"""CLIP scores through Beam's RunInference: one model a process, images read where scored."""
 
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -19,7 +19,7 @@ from shards import schema
 from shards.images import read_images
 
 
-class ClipHandler(ModelHandler[int, PredictionResult, ClipModel]):
+class ClipHandler(ModelHandler[int, PredictionResult, ClipModel]):  # type: ignore[misc]
     """Scores whole parts: an element is the number of a part, a prediction its new documents.
 
     Parts, and not pictures, are the elements, so that no image is ever an element: bytes are read

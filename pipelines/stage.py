@@ -54,6 +54,7 @@ class Stage:
     files: tuple[str, ...] = ()  # files from outside the run
     parts: Callable[[Sequence[Path]], int] = parts_of_first  # to write, from the inputs' folders
     finish: Callable[[Place], None] | None = None  # once, when all parts are there
+    selects: bool = False  # keeping everything or nothing is then worth a warning
 
 
 def pending(place: Place) -> list[int]:
@@ -105,6 +106,7 @@ def filter_stage(name: str, source: Stage, filters: Sequence[FilterSpec], module
         [spec.model_dump() for spec in filters],
         ("filters.reasons", module),
         inputs=(source.name,),
+        selects=bool(filters),
     )
 
 

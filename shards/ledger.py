@@ -83,9 +83,10 @@ def drop_rows(
 ) -> pa.Table:
     """A `schema.DROP` row for every document of `batch` that has a reason."""
     lost = [i for i, reason in enumerate(reasons) if reason is not None]
+    documents = batch.take(pa.array(lost, pa.int64())).to_pylist()
     rows = [
         drop_row(document, str(reasons[i]), detail=details[i] if details else None)
-        for i, document in zip(lost, batch.take(pa.array(lost, pa.int64())).to_pylist(), strict=True)
+        for i, document in zip(lost, documents, strict=True)
     ]
     return pa.Table.from_pylist(rows, schema=schema.DROP)
 

@@ -169,7 +169,9 @@ def _open_shard(root: Path, shards: list[dict[str, Any]], number: int) -> _Shard
     positions = index["position"].to_numpy()[starts]
     due = np.arange(line["first"], line["first"] + line["sequences"])
     if file.size != line["bytes"]:
-        raise ShardError(f"{path} has {file.size} bytes, its manifest says {line['bytes']}: {AGAIN}")
+        raise ShardError(
+            f"{path} has {file.size} bytes, its manifest says {line['bytes']}: {AGAIN}"
+        )
     if not np.array_equal(positions, due):
         raise ShardError(
             f"the index of {path} has {len(positions)} sequences from {positions[:1].tolist()}, "

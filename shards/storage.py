@@ -128,8 +128,7 @@ def read_table(
 ) -> pa.Table:
     """A Parquet file, or the named columns and the filtered rows of it."""
     names = None if columns is None else list(columns)
-    # Without partitioning=None a folder called "a=b" would become a column.
-    return pq.read_table(path, columns=names, filters=filters, partitioning=None)
+    return pq.read_table(path, columns=names, filters=filters)
 
 
 def read_schema(path: str | Path) -> pa.Schema:

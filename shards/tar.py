@@ -19,8 +19,8 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 # What `make_manifest` writes besides "resized".
 MANIFEST_KEYS = frozenset(
-    "format sequences seq_len image_tokens max_images tokenizer seed weights stopped_by corpora "
-    "shards".split()
+    {"format", "sequences", "seq_len", "image_tokens", "max_images", "tokenizer", "seed"}
+    | {"weights", "stopped_by", "corpora", "shards"}
 )
 EXTENSIONS = {"jpeg": "jpg", "png": "png", "gif": "gif", "webp": "webp"}
 
@@ -172,7 +172,6 @@ def _write_member(out: storage.HashingWriter, name: str, data: bytes) -> int:
     """Writes one tar member; returns the offset of its data."""
     header = tarfile.TarInfo(name)
     header.size = len(data)
-    header.mode = 0o644
     out.write(header.tobuf(tarfile.USTAR_FORMAT))
     offset = out.length
     out.write(data)

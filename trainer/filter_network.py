@@ -4,8 +4,8 @@ Data filtering networks (Fang et al. 2023) need not be large: this one is an Eff
 with frozen ImageNet weights and a learned projection, beside a two-layer text transformer that
 is first distilled from a sentence encoder. Three losses train it on two CPU cores in minutes:
 
-1. distillation: the text tower imitates the sentence encoder on captions, WordNet lemmas and ImageNet's
-   class definitions;
+1. distillation: the text tower imitates the sentence encoder on captions, WordNet lemmas and
+   ImageNet's class definitions;
 2. a prior that needs no pairs (DeViSE, Frome et al. 2013): an image should land where the names
    of the ImageNet classes that the classifier sees in it are;
 3. contrast: an image is closer to its own caption than to the others of the batch, measured
@@ -64,7 +64,7 @@ CONFIG: dict[str, Any] = {
         "image_size": IMAGE_SIZE,
     },
     "text_cfg": {
-        "context_length": 48,
+        "context_length": 32,
         "vocab_size": 49408,
         "width": WIDTH,
         "heads": 4,
@@ -95,7 +95,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Texts:
-    """Distinct texts, their BPE tokens int64 [n, 48] and teacher embeddings float32 [n, 384]."""
+    """Distinct texts, their BPE tokens int64 [n, 32] and teacher embeddings float32 [n, 384]."""
 
     index: dict[str, int]
     tokens: Tensor
@@ -120,11 +120,10 @@ def pair(image: Path, texts: Iterable[str], source: str) -> Pair:
 
 
 def caption_pairs(folder: Path) -> Iterator[Pair]:
-    """Rows of captions.tsv; the credit line at a caption's end says nothing of the picture."""
+    """Rows of captions.tsv, their caption and alternative text."""
     with (folder / "captions.tsv").open(newline="") as lines:
         for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
-            plain = re.sub(r"\s*\((credit|attribution)[^)]*\)", "", row["caption"])
-            texts = (row["caption"], plain, row["alt"])
+            texts = (row["caption"], row["alt"])
             yield pair(folder / row["file"], texts, row["source"].split("@")[0])
 
 
@@ -240,7 +239,7 @@ class SentenceEncoder(nn.Module):
         config = json.loads((folder / "config.json").read_text())
         weights = load_file(folder / "model.safetensors")
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.tokenizer.enable_truncation(48)
+        self.tokenizer.enable_truncation(32)
         self.tokenizer.enable_padding()
         width = config["hidden_size"]
         self.words = nn.Embedding.from_pretrained(weights["embeddings.word_embeddings.weight"])
@@ -316,10 +315,10 @@ def teacher_embeddings(folder: Path, texts: list[str]) -> dict[str, Tensor]:
 def static_embeddings(folder: Path, strings: list[str]) -> Tensor:
     """The mean of the teacher's own word-piece embeddings of each string, float32 [n, 384]."""
     encoder = SentenceEncoder(folder)
-    pieces = [
-        line.ids or [0] for line in encoder.tokenizer.encode_batch(strings, add_special_tokens=False)
-    ]
-    return torch.stack([encoder.words.weight[torch.tensor(ids)].mean(0) for ids in pieces])
+    encoder.tokenizer.no_padding()
+    lines = encoder.tokenizer.encode_batch(strings, add_special_tokens=False)
+    rows = [encoder.words.weight[torch.tensor(line.ids or [0])].mean(0) for line in lines]
+    return torch.stack(rows)
 
 
 # --- texts ---------------------------------------------------------------------------------
@@ -391,15 +390,23 @@ def new_student(trunk: dict[str, Tensor], teacher: Path) -> Any:
 
 
 def encode_tokens(tower: Any, tokens: Tensor) -> Tensor:
-    """Unit embeddings [n, d] of the text tower, without work on the padding all rows share.
+    """Unit embeddings [n, d] of the text tower, texts of like length together."""
+    order = tokens.argmax(1).argsort(stable=True)
+    rows = torch.cat([without_padding(tower, tokens[part]) for part in order.split(128)])
+    return F.normalize(rows[order.argsort()], dim=-1)
+
+
+def without_padding(tower: Any, tokens: Tensor) -> Tensor:
+    """The tower's output [n, d], without work on the padding that all rows share.
 
     The tower is causal and pools at the end token, so what follows it changes nothing.
     """
-    length = int(tokens.argmax(1).max()) + 1
+    ends = tokens.argmax(1)
+    length = int(ends.max()) + 1
     hidden = tower.token_embedding(tokens[:, :length]) + tower.positional_embedding[:length]
     hidden = tower.ln_final(tower.transformer(hidden, attn_mask=tower.attn_mask[:length, :length]))
-    ends = hidden[torch.arange(len(tokens)), tokens.argmax(1)]
-    return F.normalize(ends @ tower.text_projection, dim=-1)
+    pooled: Tensor = hidden[torch.arange(len(tokens)), ends] @ tower.text_projection
+    return pooled
 
 
 def imitation(student: Tensor, teacher: Tensor) -> Tensor:
@@ -425,7 +432,7 @@ def length_batches(texts: Texts, size: int, generator: torch.Generator) -> Itera
     lengths = texts.tokens.argmax(1)
     while True:
         noise = torch.rand(len(lengths), generator=generator)
-        batches = (lengths + noise).argsort().split(size)
+        batches = torch.split((lengths + noise).argsort(), size)
         for batch in torch.randperm(len(batches), generator=generator):
             yield batches[batch]
 
@@ -434,7 +441,7 @@ def optimiser(
     parameters: Iterable[nn.Parameter], rate: float, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """AdamW under a one-cycle learning rate (Smith and Topin 2017) that peaks at `rate`."""
-    adam = torch.optim.AdamW(parameters, rate, weight_decay=0.05)
+    adam = torch.optim.AdamW(parameters, rate, weight_decay=0.05, fused=True)
     return adam, torch.optim.lr_scheduler.OneCycleLR(adam, rate, steps, pct_start=0.1)
 
 
@@ -551,7 +558,7 @@ def embeddings(
     tokens = bpe([pair.texts[0] for pair in pairs])
     with torch.inference_mode():
         images = F.normalize(student.visual.head(pictures.features[:, 0]), dim=-1)
-        captions = torch.cat([encode_tokens(student.text, part) for part in tokens.split(256)])
+        captions = encode_tokens(student.text, tokens)
     return images.numpy(), captions.numpy()
 
 

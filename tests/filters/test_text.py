@@ -59,9 +59,19 @@ def rows(*counts: tuple[int, str]) -> str:
     [
         ("min_words", "word " * 50, "word " * 49 + "-- !", "gopher_too_few_words"),
         ("max_words", "a " * 100_000, "a " * 100_001, "gopher_too_many_words"),
-        ("min_mean_word_length", "one, two.", "one, to.", "gopher_words_too_short"),
-        ("max_mean_word_length", "abcdefghij", "abcdefghijk", "gopher_words_too_long"),
-        ("max_hashes_per_word", "# " + "w " * 10, "#w #" + "w " * 9, "gopher_too_many_hashes"),
+        ("min_mean_word_length", "one, two.", "one, " * 19 + "to.", "gopher_words_too_short"),
+        (
+            "max_mean_word_length",
+            "abcdefghij",
+            "abcdefghij " * 9 + "abcdefghijk",
+            "gopher_words_too_long",
+        ),
+        (
+            "max_hashes_per_word",
+            "# " * 10 + "w " * 100,
+            "# " * 11 + "w " * 100,
+            "gopher_too_many_hashes",
+        ),
         (
             "max_ellipses_per_word",
             "w… " + "w " * 9,

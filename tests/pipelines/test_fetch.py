@@ -386,6 +386,7 @@ def test_a_compressed_bomb_is_too_large(web: Web, options: FetchOptions) -> None
     options = replace(options, max_bytes=1_000_000)
     bomb, small = fetch_all(["http://a.test/bomb", "http://a.test/small"], options)
     assert bomb.reason == "too_large"
+    assert len(fetch._inflate(gzip.compress(bytes(50_000)), "gzip", 1000)) == 1001
     assert small.body == b"small"
 
 

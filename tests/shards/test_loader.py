@@ -149,7 +149,9 @@ def test_a_missing_file_is_named(folder: Path, suffix: str) -> None:
 
 def test_an_index_of_another_shard_is_noticed(folder: Path) -> None:
     (folder / "mixwright-00000.parquet").replace(folder / "mixwright-00002.parquet")
-    with pytest.raises(loader.ShardError, match=r"has 15 sequences from \[0\], its manifest says 10 from \[30\]"):
+    with pytest.raises(
+        loader.ShardError, match=r"has 15 sequences from \[0\], its manifest says 10 from \[30\]"
+    ):
         loader.open_shards(folder)[30]
 
 
@@ -168,5 +170,7 @@ def test_a_swapped_tar_is_noticed(folder: Path) -> None:
     first["name"], second["name"] = second["name"], first["name"]
     first["bytes"], second["bytes"] = second["bytes"], first["bytes"]
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(loader.ShardError, match=r"00001\.tar has 15 sequences from \[15\], .* from \[0\]"):
+    with pytest.raises(
+        loader.ShardError, match=r"00001\.tar has 15 sequences from \[15\], .* from \[0\]"
+    ):
         loader.open_shards(folder)[0]

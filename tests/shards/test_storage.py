@@ -30,8 +30,8 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 
 
 def test_a_table_has_the_same_bytes_however_it_was_chunked(tmp_path: Path) -> None:
-    values = [f"value {n % 70}" if n % 9 else None for n in range(5000)]
-    whole = pa.table({"text": values, "lists": [[v, v] for v in values]})
+    values = [f"value {n} " * 300 if n % 9 else None for n in range(5000)]  # several pages
+    whole = pa.table({"text": values, "lists": [[v, "end"] for v in values]})
     pieces = pa.concat_tables([whole.slice(n, 37) for n in range(0, 5000, 37)])
     shas = {
         storage.write_table(tmp_path / name, table, row_group_size=1024)

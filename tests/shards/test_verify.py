@@ -234,9 +234,10 @@ def test_the_ratio_of_every_prefix(
         (folder / f"mixwright-{number:05d}.tar").unlink()
     write_manifest(folder, [info])
     found = verify(folder)
-    assert Problem(
-        "manifest.json", 1, "has captions 1.10 sequences off its weight in this prefix"
-    ) in found
+    assert (
+        Problem("manifest.json", 1, "has captions 1.10 sequences off its weight in this prefix")
+        in found
+    )
 
 
 def test_a_corpus_without_weight(folder: Path) -> None:

@@ -1,11 +1,13 @@
 """Small shards and a tiny encoder, made here: tests need no weights and no network."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import pytest
+import torch
 
 from tests.trainer.samples import mixture, write_shards
 
@@ -14,6 +16,15 @@ TINY_TOWER = {
     "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
     "text_cfg": {"context_length": 8, "vocab_size": 32, "width": 16, "heads": 1, "layers": 1},
 }
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _one_thread() -> Iterator[None]:
+    # Threads that wait for each other take longer than these models do.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

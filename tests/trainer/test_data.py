@@ -155,7 +155,8 @@ def test_a_batch_must_divide_among_the_ranks() -> None:
 def test_any_number_of_ranks_reads_the_same_global_batch(
     training: int, consumed: int, each: int, world: int
 ) -> None:
-    whole = step_positions(range(training), consumed, each * world)
-    ranks = [step_positions(range(training), consumed, each * world, r, world) for r in range(world)]
+    step = (range(training), consumed, each * world)
+    whole = step_positions(*step)
+    ranks = [step_positions(*step, rank, world) for rank in range(world)]
     assert sorted(whole) == sorted(position for rank in ranks for position in rank)
     assert all(len(rank) == each for rank in ranks)

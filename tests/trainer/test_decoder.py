@@ -94,7 +94,8 @@ def naive_logits(decoder: Decoder, tokens: Tensor) -> Tensor:
             gate, up = block.ffn.gate.weight @ x, block.ffn.up.weight @ x
             out.append(row + block.ffn.down.weight @ (gate * torch.sigmoid(gate) * up))
         rows = out
-    return torch.stack([decoder.embedding.weight @ (rms(row) * decoder.norm.weight) for row in rows])
+    normed = [rms(row) * decoder.norm.weight for row in rows]
+    return torch.stack([decoder.embedding.weight @ row for row in normed])
 
 
 def rms(row: Tensor) -> Tensor:
@@ -141,6 +142,6 @@ def test_first_weights_have_the_spread_that_init_weights_says() -> None:
 
 def test_non_embedding_parameters_leave_the_table_out() -> None:
     small, large = Decoder(CONFIG, vocabulary=10), Decoder(CONFIG, vocabulary=1_000)
-    # Per layer: query and out 32 x 32, key and value 32 x 16, three FFN matrices 32 x 96, two norms.
+    # Per layer: query and out 32 x 32, key and value 32 x 16, the FFN's three 32 x 96, two norms.
     assert small.non_embedding_parameters() == 2 * (2 * 1024 + 2 * 512 + 3 * 3072 + 64) + 32
     assert small.non_embedding_parameters() == large.non_embedding_parameters()

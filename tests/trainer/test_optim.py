@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -10,9 +12,7 @@ from trainer.optim import adamw, learning_rate, mm1_peak_lr, peak_lr, set_learni
     ("parameters", "law", "published"),
     [(2.9e9, 5.92e-5, 6e-5), (6.4e9, 4.24e-5, 4e-5), (30e9, 2.21e-5, 2e-5)],
 )
-def test_mm1_law_gives_the_published_rates(
-    parameters: float, law: float, published: float
-) -> None:
+def test_mm1_law_gives_the_published_rates(parameters: float, law: float, published: float) -> None:
     rate = mm1_peak_lr(int(parameters))
     assert rate == pytest.approx(law, rel=0.005)
     assert float(f"{rate:.0e}") == published
@@ -36,7 +36,7 @@ def test_the_rate_rises_to_the_peak_and_falls_to_a_tenth() -> None:
     assert rates[4] == 1.0
     assert rates[14] == pytest.approx(0.55)  # half-way down the cosine
     assert rates[24] == pytest.approx(0.1)
-    assert all(after < before for before, after in zip(rates[4:], rates[5:], strict=False))
+    assert all(after < before for before, after in pairwise(rates[4:]))
 
 
 def test_a_run_shorter_than_its_warm_up_still_has_a_rate() -> None:

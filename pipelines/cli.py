@@ -1,0 +1,358 @@
+"""The command line. Each command imports what it needs, so that `--help` answers at once."""
+
+import logging
+import os
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from importlib.metadata import version
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from pipelines.config import Recipe
+    from shards.ledger import Counts
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Raw web to training mixtures: captions, interleaved pages and text, at exact ratios.",
+)
+config_app = typer.Typer(no_args_is_help=True, help="Look at recipes.")
+app.add_typer(config_app, name="config")
+
+FAILED, USAGE = 1, 2  # exit codes; 130 after Ctrl-C
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+Config = Annotated[Path, typer.Argument(help="A recipe (YAML).", show_default=False)]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key, as in mix.seq_len=2048."),
+]
+RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.", show_default=False)]
+
+
+def say(line: str = "") -> None:
+    """Print a line as it is: paths and reasons are no markup."""
+    console.print(line, markup=False, soft_wrap=True)
+
+
+def fail(message: str, code: int = FAILED) -> typer.Exit:
+    """Report an error; raise what this returns."""
+    errors.print(f"error: {message}", style="red", markup=False, soft_wrap=True)
+    return typer.Exit(code)
+
+
+def examples(*lines: str) -> str:
+    """The epilog of a command's help."""
+    return "\n\n".join(["[b]Examples[/b]", *(f"[cyan]{line}[/cyan]" for line in lines)])
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Turn the errors that a user can mend into a message and an exit code."""
+    from configs.reading import ConfigError
+
+    try:
+        yield
+    except ConfigError as error:
+        raise fail(str(error), USAGE) from None
+    except (FileNotFoundError, PermissionError) as error:
+        raise fail(f"{error.filename or error}: {error.strerror or 'not found'}") from None
+    except KeyboardInterrupt:
+        raise fail("stopped; the same command goes on from here", 130) from None
+
+
+@app.callback()
+def main(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Read the options that come before a command."""
+    if show_version:
+        say(f"mixwright {version('mixwright')}")
+        raise typer.Exit
+
+
+@app.command(
+    epilog=examples(
+        "mixwright run configs/mm1.yaml --dry-run",
+        "mixwright run my.yaml --set mix.seq_len=2048 --set seed=7",
+        "mixwright run my.yaml --only captions",
+    )
+)
+def run(
+    config: Config,
+    only: Annotated[
+        str | None,
+        typer.Option(help="One stage, or one corpus, with what it needs.", metavar="STAGE|CORPUS"),
+    ] = None,
+    assignments: Set = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say which stages would run, and why; run nothing.")
+    ] = False,
+) -> None:
+    """Run a recipe. What is done is skipped, what was interrupted is continued."""
+    with told():
+        from pipelines.config import load_recipe
+
+        recipe = load_recipe(config, assignments or [])
+        execute(recipe, only, dry_run=dry_run)
+
+
+def execute(recipe: "Recipe", only: str | None = None, *, dry_run: bool = False) -> None:
+    """Bring the stages of a recipe up to date, with progress; raises `typer.Exit` on failure."""
+    from pipelines.recipe import selected, stages_of
+    from pipelines.run import plan
+
+    stages = selected(stages_of(recipe), only)
+    planned = plan(recipe.out, stages)
+    todo = [p for p in planned if not p.done]
+    if dry_run:
+        for p in planned:
+            say(f"{p.stage.name:<28} {'skip: done' if p.done else f'run: {p.why}'}")
+        return
+    if not todo:
+        say(f"{recipe.name}: all {len(planned)} stages are done; nothing to do")
+        return
+    with logs_to(recipe.out / "run.log") as log:
+        try:
+            _execute(recipe, stages)
+        except Exception as error:
+            from configs.reading import ConfigError
+
+            if isinstance(error, ConfigError):
+                raise
+            log.write(traceback.format_exc())
+            cause = str(error).strip().splitlines() or [type(error).__name__]
+            raise fail(f"{cause[-1]}\n  the whole story is in {recipe.out / 'run.log'}") from None
+
+
+def _execute(recipe: "Recipe", stages: list[Any]) -> None:
+    from pipelines import progress
+    from pipelines.run import execute as execute_stages
+
+    selecting = {stage.name for stage in stages if stage.selects}
+
+    def watch(places: progress.Places) -> AbstractContextManager[None]:
+        return progress.watch(console, places)
+
+    def done(name: str, counts: "Counts", seconds: float) -> None:
+        say(progress.describe(name, counts, seconds))
+        if name in selecting and (warning := progress.warning(name, counts)):
+            console.print(f"  warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+
+    execute_stages(recipe.out, stages, recipe.runner, watch=watch, done=done)
+
+
+@contextmanager
+def logs_to(path: Path) -> Iterator[Any]:
+    """Send what Beam and its workers print on standard error to a file for the time of a run."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    logging.disable(logging.INFO)
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with path.open("a", encoding="utf-8", buffering=1) as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            yield log
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            logging.disable(logging.NOTSET)
+
+
+@app.command(epilog=examples("mixwright demo", "mixwright demo --set seed=2"))
+def demo(
+    sample: Annotated[
+        Path | None, typer.Option(help="The sample's folder; the checkout's by default.")
+    ] = None,
+    assignments: Set = None,
+    train_model: Annotated[
+        bool, typer.Option("--train/--no-train", help="Train the small model on the shards.")
+    ] = True,
+) -> None:
+    """Run the whole path on the bundled sample: download, curate, mix, verify, train, report."""
+    with told():
+        from pipelines import demo as steps
+        from pipelines.config import load_recipe
+
+        started = time.monotonic()
+        with as_file(files("configs") / "demo.yaml") as path:
+            recipe = load_recipe(path, assignments or [])
+        sample = sample or steps.SAMPLE
+        with steps.served(recipe, sample) as connected:
+            with counted() as progress:
+                steps.prepare(connected, sample, progress)
+            execute(connected)
+        _verify(recipe.out / "shards")
+        losses = _train_demo(recipe) if train_model else None
+        page = _report(recipe.out)
+        for line in steps.summary(recipe.out, losses, page):
+            say(line)
+        say(f"took           {time.monotonic() - started:.0f} s")
+
+
+@contextmanager
+def counted() -> Iterator[Any]:
+    """A progress function of what is done, how much there is and how much is done."""
+    from pipelines.progress import bars
+
+    with bars(console) as progress:
+        tasks: dict[str, Any] = {}
+
+        def update(what: str, total: int, done: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total, unit="")
+            progress.update(tasks[what], completed=done)
+
+        yield update
+
+
+def _train_demo(recipe: "Recipe") -> tuple[float, float] | None:
+    from shards.storage import read_json
+
+    if recipe.train is None:
+        return None
+    with as_file(files("configs") / recipe.train) as path:
+        code = _trainer([str(path)])
+    if code:
+        raise typer.Exit(code)
+    result = read_json(recipe.out / "train" / "result.json")
+    return result["first_loss"], result["last_loss"]
+
+
+def _trainer(arguments: list[str]) -> int:
+    """Train in a process of its own: pipelines never load the trainer."""
+    return subprocess.call([sys.executable, "-m", "trainer", *arguments])  # noqa: S603
+
+
+@app.command(
+    epilog=examples(
+        "mixwright train configs/train-demo.yaml",
+        "mixwright train my-model.yaml --set steps=1000",
+    )
+)
+def train(
+    config: Annotated[Path, typer.Argument(help="A training recipe (YAML).", show_default=False)],
+    assignments: Set = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over.")] = False,
+) -> None:
+    """Train the reference model on shards; goes on from its last checkpoint."""
+    options = [word for assignment in assignments or [] for word in ("--set", assignment)]
+    raise typer.Exit(_trainer([str(config), *options, *(["--fresh"] if fresh else [])]))
+
+
+@app.command(epilog=examples("mixwright inspect runs/demo/shards", "mixwright inspect runs/demo"))
+def inspect(
+    path: Annotated[Path, typer.Argument(help="Shards, a run, or a Parquet file of documents.")],
+) -> None:
+    """Say what is in shards, a run, or a file of documents."""
+    with told():
+        from pipelines.inspection import render
+        from shards.statistics import describe
+
+        for line in render(describe(path)):
+            say(line)
+
+
+@app.command(
+    epilog=examples(
+        "mixwright why http://docs.mixwright.example/freedombox/APU.part.html",
+        "mixwright why 3f2a... --run runs/mine",
+    )
+)
+def why(
+    query: Annotated[str, typer.Argument(help="A document's id, a page's URL or an image's.")],
+    folder: Annotated[Path, typer.Option("--run", help="The folder of the run.")] = Path(
+        "runs/demo"
+    ),
+) -> None:
+    """Say where a record is, or which rule dropped it."""
+    with told():
+        from shards.why import why as ask
+
+        if not folder.is_dir():
+            raise FileNotFoundError(2, "no such run", str(folder))
+        answers = ask(folder, query)
+        if not answers:
+            raise fail(f"{folder} never read {query}")
+        for answer in answers:
+            about = ": ".join(filter(None, (answer.outcome, answer.reason)))
+            detail = f" ({answer.detail})" if answer.detail else ""
+            url = f"  {answer.url}" if answer.url and answer.url != query else ""
+            say(f"{answer.id}  {answer.stage:<26} {about}{detail}{url}")
+
+
+@app.command(epilog=examples("mixwright verify runs/demo/shards"))
+def verify(
+    shards: Annotated[Path, typer.Argument(help="A folder of shards.", show_default=False)],
+) -> None:
+    """Check shards byte by byte: hashes, indexes, sums, images, and the ratio of every prefix."""
+    with told():
+        _verify(shards)
+
+
+def _verify(shards: Path) -> None:
+    from shards.loader import ShardError, open_shards
+    from shards.verify import verify as check
+
+    try:
+        with counted() as progress:
+            problems = check(shards, progress=lambda done, total: progress("verify", total, done))
+        sequences = 0 if problems else len(open_shards(shards))
+    except ShardError as error:
+        raise fail(str(error)) from None
+    for problem in problems:
+        errors.print(str(problem), style="red", markup=False, soft_wrap=True)
+    if problems:
+        raise fail(f"{shards}: {len(problems)} problems")
+    say(f"{shards}: {sequences} sequences verified")
+
+
+@app.command(epilog=examples("mixwright report runs/demo"))
+def report(run: RunFolder) -> None:
+    """Write a run's report: one HTML file with pictures and plots."""
+    with told():
+        say(str(_report(run)))
+
+
+def _report(run: Path) -> Path:
+    from shards.report import write_report
+
+    if not run.is_dir():
+        raise FileNotFoundError(2, "no such run", str(run))
+    page: Path = write_report(run)
+    return page
+
+
+@config_app.command(
+    epilog=examples(
+        "mixwright config show configs/mm1.yaml", "mixwright config show my.yaml --set seed=7"
+    )
+)
+def show(config: Config, assignments: Set = None) -> None:
+    """Print a checked recipe with every default filled in."""
+    with told():
+        import yaml
+
+        from pipelines.config import load_recipe
+
+        tree: Mapping[str, Any] = load_recipe(config, assignments or []).model_dump(mode="json")
+        say(yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True).rstrip())
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,735 @@
+"""The HTML report of a run: one file that shows what was mixed, what was dropped and why.
+
+Python counts and places, the template `report.html` draws. Everything that came from the web is
+text to the template, which escapes it; the page has no script and asks nobody for anything.
+"""
+
+import base64
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from heapq import nsmallest
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import jinja2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from PIL import Image
+
+from shards import ledger, schema, storage
+from shards.images import open_image, read_image
+from shards.loader import open_shards
+from shards.statistics import describe_shards
+from shards.tar import MANIFEST
+
+REPORT = "report.html"
+MIX = "mix"  # what the stages that belong to no corpus are listed under
+
+# The report samples: a run of any size gives a page of bounded size in bounded time.
+PARTS_READ = 16  # parts of a stage, or shards, that samples and distributions are taken from
+KEPT = {True: 8, False: 3}  # kept documents shown of a corpus, by whether they are pairs
+PARTS_SHOWN = 12  # parts of a kept document
+DROPPED = 3  # dropped records shown of a stage, unit and reason
+SHARDS_LISTED = 100
+CHARACTERS = 420  # of a text
+SEQUENCE_CHARACTERS = 2500  # of a part of a packed sequence
+THUMBNAIL = 150  # pixels of the longer side
+PICTURE_BYTES = 1_600_000  # of all thumbnails, before base64 adds a third
+POINTS = 400  # along a line
+
+Table = dict[str, Any]  # what the template reads
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A finished stage as its folder tells of it."""
+
+    name: str
+    folder: Path
+    about: Table
+    counts: ledger.Counts
+    seconds: float | None
+
+    @property
+    def corpus(self) -> str:
+        """The corpus that a stage named `corpus/step` works on."""
+        return self.name.partition("/")[0] if "/" in self.name else MIX
+
+    def tables(self, kind: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """The first parts of its output."""
+        files = sorted((self.folder / kind).glob("*.parquet"))[:PARTS_READ]
+        return (storage.read_table(file, columns) for file in files)
+
+
+def read_stages(run: Path) -> list[Stage]:
+    """The finished stages of a run in the order in which records pass them."""
+    return [_read_stage(name, folder) for name, folder in ledger.stage_folders(run)]
+
+
+def _read_stage(name: str, folder: Path) -> Stage:
+    about = storage.read_json(folder / ledger.STAGE_FILE)
+    file = folder / "seconds.json"
+    seconds = storage.read_json(file)["seconds"] if file.exists() else None
+    return Stage(name, folder, about, ledger.read_counts(folder), seconds)
+
+
+def write_report(run: Path, out: Path | None = None) -> Path:
+    """Writes the report of a run to `out`, by default `run/report.html`, and returns its path.
+
+    The same run gives the same bytes, up to the seconds that its stages took.
+
+    Raises:
+        FileNotFoundError: the run has no finished stage.
+        ShardError: the run's shards cannot be read.
+    """
+    run, out = Path(run), Path(out or Path(run) / REPORT)
+    stages = read_stages(run)
+    if not stages:
+        raise FileNotFoundError(f"{run} has no finished stage: give the folder of a run")
+    storage.write_atomic(out, _render(_gather(run, stages)).encode("utf-8", "replace"))
+    return out
+
+
+def _gather(run: Path, stages: Sequence[Stage]) -> Table:
+    """Everything that the page shows."""
+    mix = _mixture(run, stages) if (run / "shards" / MANIFEST).is_file() else None
+    corpora = {s.corpus for s in stages} - {MIX} | (set(mix["corpora"]) if mix else set())
+    pictures = Pictures(run, [s for s in stages if (s.folder / "index").is_dir()])
+    by_corpus = {name: [s for s in stages if s.corpus == name] for name in sorted(corpora)}
+    documents = {name: Documents(mine) for name, mine in by_corpus.items() if mine}
+    kept = {name: found.samples(pictures) for name, found in documents.items()}
+    return {
+        "name": run.resolve().name,
+        "corpora": {name: f"c{i % 6}" for i, name in enumerate(by_corpus)},
+        "mix": mix,
+        "funnels": _funnels(stages),
+        "kept": kept,
+        "packed": _packed_samples(run, mix["firsts"], pictures) if mix else {},
+        "dropped": _dropped(stages, pictures),
+        "plots": _plots(run, documents, mix),
+        "languages": {n: d.languages for n, d in documents.items() if d.languages},
+        "training": _training(run / "train" / "metrics.jsonl"),
+        "stages": [_provenance(stage) for stage in stages],
+        "skipped": pictures.skipped,
+    }
+
+
+# The mixture
+
+
+def _mixture(run: Path, stages: Sequence[Stage]) -> Table:
+    """What `describe_shards` says, and how the ratio held along the positions."""
+    root = run / "shards"
+    about, manifest = describe_shards(root), storage.read_json(root / MANIFEST)
+    order = _corpus_of_positions(root, manifest)
+    lines = {
+        name: np.cumsum(order == name) - corpus["weight"] * np.arange(1, len(order) + 1)
+        for name, corpus in about["corpora"].items()
+    }
+    first = {name: np.flatnonzero(order == name)[:1].tolist() for name in lines}
+    shares = {
+        key: {name: c[key]["share"] for name, c in about["corpora"].items()}
+        for key in ("sequences", "tokens", "images", "documents")
+    }
+    requested = {name: corpus["weight"] for name, corpus in about["corpora"].items()}
+    return about | {
+        "bars": {"requested": requested, **shares},
+        "worst": {name: float(np.abs(line).max(initial=0)) for name, line in lines.items()},
+        "deviation": _deviation_plot(lines),
+        "firsts": {name: positions[0] for name, positions in first.items() if positions},
+        "surplus": _surplus(stages),
+        "files": manifest["shards"][:SHARDS_LISTED],
+        "used": {n: {k: c[k]["count"] for k in shares} for n, c in about["corpora"].items()},
+    }
+
+
+def _corpus_of_positions(root: Path, manifest: Mapping[str, Any]) -> NDArray[np.str_]:
+    """The corpus of every position of the mixture."""
+    indexes = [
+        storage.read_table((root / shard["name"]).with_suffix(".parquet"), ["corpus", "tokens"])
+        for shard in manifest["shards"]
+    ]
+    rows = [index.filter(index["tokens"].is_valid())["corpus"].to_pylist() for index in indexes]
+    return np.array([name for names in rows for name in names], dtype=np.str_)
+
+
+def _surplus(stages: Sequence[Stage]) -> dict[str, int]:
+    """Packed sequences for which the mixture had no place, by corpus."""
+    left: Counter[str] = Counter()
+    for stage in stages:
+        if "sequence" in stage.counts.dropped:
+            drops = ledger.read_drops(stage.folder, columns=["id", "unit"])
+            ids = drops.filter(pc.equal(drops["unit"], "sequence"))["id"].to_pylist()
+            left.update(name.rpartition(":")[0] for name in ids)
+    return dict(sorted(left.items()))
+
+
+# The account
+
+
+def _funnels(stages: Sequence[Stage]) -> list[Table]:
+    """By corpus, its stages; bars are relative to the most records of their unit in the corpus."""
+    names = dict.fromkeys(stage.corpus for stage in stages)
+    groups = [(name, [s for s in stages if s.corpus == name]) for name in sorted(names, key=_last)]
+    return [_funnel(name, mine) for name, mine in groups]
+
+
+def _last(corpus: str) -> tuple[bool, str]:
+    return corpus == MIX, corpus
+
+
+def _funnel(corpus: str, stages: Sequence[Stage]) -> Table:
+    most: Counter[str] = Counter()
+    for stage in stages:
+        for unit, n in stage.counts.read.items():
+            most[unit] = max(most[unit], n)
+    rows = [row for stage in stages for row in _accounts(stage, most)]
+    documents = [row for row in rows if row["unit"] == "document"]
+    return {
+        "corpus": corpus,
+        "rows": rows,
+        "read": documents[0]["read"] if documents else 0,
+        "kept": documents[-1]["kept"] if documents else 0,
+    }
+
+
+def _accounts(stage: Stage, most: Mapping[str, int]) -> Iterator[Table]:
+    """One row a unit that the stage counts."""
+    counts = stage.counts
+    for unit in sorted(counts.read):
+        dropped, errors = counts.dropped.get(unit, {}), counts.errors.get(unit, {})
+        read, kept = counts.read[unit], counts.kept.get(unit, 0)
+        whole = most[unit] or 1
+        sums = {"kept": kept, "dropped": sum(dropped.values()), "errors": sum(errors.values())}
+        reasons = sorted((dropped | errors).items(), key=lambda pair: (-pair[1], pair[0]))
+        yield {
+            "stage": stage.name,
+            "step": stage.name.rpartition("/")[2].replace("_", " "),
+            "unit": unit,
+            "read": read,
+            **sums,
+            "shares": {kind: n / whole for kind, n in sums.items()},
+            "adds_up": read == sum(sums.values()),
+            "reasons": [(r, n, _anchor(stage.name, unit, r)) for r, n in reasons],
+            "seconds": stage.seconds,
+        }
+
+
+def _anchor(*names: str) -> str:
+    return "drop-" + schema.digest(*names)[:10]
+
+
+def _provenance(stage: Stage) -> Table:
+    pieces = stage.about.get("pieces", {})
+    return {
+        "name": stage.name,
+        "corpus": stage.corpus,
+        "fingerprint": stage.about.get("fingerprint", ""),
+        "code": pieces.get("code", ""),
+        "inputs": sorted(pieces.get("inputs", {})),
+        "config": _clip(json.dumps(pieces.get("config"), indent=1, ensure_ascii=False), 4000),
+        "parts": stage.about.get("parts"),
+    }
+
+
+# Pictures
+
+
+@dataclass
+class Pictures:
+    """Thumbnails of stored images as data URIs, until the page's room for pictures is used up."""
+
+    run: Path
+    stores: Sequence[Stage]  # those with an index
+    room: int = PICTURE_BYTES
+    skipped: int = 0  # stored, but not shown: not decodable, or no room
+    made: dict[str, str | None] = field(default_factory=dict)
+
+    def find(self, names: Iterable[str | None]) -> dict[str, str]:
+        """Data URIs by sha256, of those images that are in a store and can be shown."""
+        wanted = sorted({name for name in names if name} - self.made.keys())
+        self.made |= dict.fromkeys(wanted)
+        for row in self._rows(wanted):
+            if self.made[row["sha256"]] is None:
+                self.made[row["sha256"]] = self._stored(row)
+        return {name: uri for name in names if name and (uri := self.made[name])}
+
+    def _rows(self, wanted: list[str]) -> Iterator[Table]:
+        columns = ["sha256", "tar", "offset", "length"]
+        for stage in self.stores if wanted else ():
+            for file in sorted((stage.folder / "index").glob("*.parquet")):
+                rows = storage.read_table(file, columns, filters=[("sha256", "in", wanted)])
+                yield from rows.to_pylist()
+
+    def _stored(self, row: Mapping[str, Any]) -> str | None:
+        try:
+            body = read_image(self.run, row["tar"], row["offset"], row["length"])
+        except (OSError, EOFError):  # the store may have been moved away since
+            self.skipped += 1
+            return None
+        return self.show(body)
+
+    def show(self, body: bytes) -> str | None:
+        """The data URI of a thumbnail, or None, counted in `skipped`."""
+        try:
+            small = _thumbnail(body)
+        except Exception:  # a decoder fed with a stranger's bytes raises anything
+            small = b""
+        if not small or len(small) > self.room:
+            self.skipped += 1
+            return None
+        self.room -= len(small)
+        return "data:image/jpeg;base64," + base64.b64encode(small).decode()
+
+
+def _thumbnail(body: bytes) -> bytes:
+    image = open_image(body)
+    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=76, optimize=True)
+    return out.getvalue()
+
+
+# Kept documents
+
+
+class Documents:
+    """What a corpus kept, as far as the report reads it."""
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        self._stages = stages
+        last = [stage for stage in stages if (stage.folder / "documents").is_dir()][-1:]
+        tables = [table for stage in last for table in stage.tables("documents")]
+        self.table = pa.concat_tables([schema.DOCUMENT.empty_table(), *tables])
+
+    @cached_property
+    def pairs(self) -> bool:
+        """Whether they are caption pairs: one image and one text each."""
+        lengths = pc.list_value_length(self.table["parts"])
+        _, parts = schema.flatten_parts(self.table)
+        texts = len(parts) - parts.field("text").null_count
+        return bool(pc.all(pc.equal(lengths, 2)).as_py()) and texts == self.table.num_rows
+
+    @cached_property
+    def languages(self) -> list[tuple[str, int]]:
+        """Documents by language, most first; those of no known language left out."""
+        counts = Counter(self.table["language"].drop_null().to_pylist())
+        return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:12]
+
+    def words(self) -> NDArray[np.int64]:
+        """Words of each document."""
+        owner, parts = schema.flatten_parts(self.table)
+        words = pc.count_substring_regex(parts.field("text"), r"\S+").fill_null(0)
+        sums = np.bincount(np.asarray(owner), np.asarray(words), minlength=self.table.num_rows)
+        return sums.astype(np.int64)
+
+    def scores(self) -> tuple[NDArray[np.float32], float | None]:
+        """Similarities as they were before a threshold, and the threshold if a stage names it."""
+        for stage in self._stages:
+            if not (stage.folder / "documents").is_dir():
+                continue
+            parts = [schema.flatten_parts(t)[1] for t in stage.tables("documents", ["parts"])]
+            values = [np.asarray(p.field("score").drop_null()) for p in parts]
+            if sum(map(len, values)):
+                return np.concatenate(values), _threshold(self._stages)
+        return np.empty(0, np.float32), None
+
+    def sides(self) -> NDArray[np.int64]:
+        """The shorter sides, in pixels, of the images that the kept documents show."""
+        _, parts = schema.flatten_parts(self.table)
+        shown = pc.unique(parts.field("image").drop_null())
+        sides: dict[str, int] = {}
+        for stage in self._stages:
+            for index in stage.tables("index", ["sha256", "width", "height"]):
+                rows = index.filter(pc.is_in(index["sha256"], shown))
+                shorter = pc.min_element_wise(rows["width"], rows["height"]).to_pylist()
+                sides |= dict(zip(rows["sha256"].to_pylist(), shorter, strict=True))
+        return np.array(list(sides.values()), np.int64)
+
+    def samples(self, pictures: Pictures) -> list[Table]:
+        """The documents whose hashed ids are smallest."""
+        ids = self.table["id"].to_pylist()
+        chosen = nsmallest(KEPT[self.pairs], range(len(ids)), key=lambda i: schema.digest(ids[i]))
+        rows = self.table.take(pa.array(chosen, pa.int64())).to_pylist()
+        names = [p["image"] for row in rows for p in row["parts"][:PARTS_SHOWN]]
+        found = pictures.find(names)
+        return [_kept_document(row, self.pairs, found) for row in rows]
+
+
+def _threshold(stages: Sequence[Stage]) -> float | None:
+    """The least similarity that a stage's config asks of an image."""
+    for stage in stages:
+        config = stage.about.get("pieces", {}).get("config")
+        for spec in config if isinstance(config, list) else ():
+            if isinstance(spec, dict) and spec.get("name") == "image_similarity":
+                least: float | None = spec.get("thresholds", {}).get("min")
+                return least
+    return None
+
+
+def _kept_document(row: Table, pair: bool, pictures: Mapping[str, str]) -> Table:
+    parts = row["parts"]
+    shown = [
+        part | {"text": _clip(part["text"]), "alt": _clip(part["alt"], 160)}
+        | {"picture": pictures.get(part["image"] or "")}
+        for part in parts[:PARTS_SHOWN]
+    ]
+    about = {name: row[name] for name in ("id", "source", "url", "licence", "language")}
+    scores = [(name, value) for name, value in row["scores"] or () if value is not None]
+    if pair:
+        about["url"] = about["url"] or next((p["url"] for p in parts if p["url"]), None)
+    return about | {"parts": shown, "more": len(parts) - len(shown), "scores": scores, "pair": pair}
+
+
+def _clip(text: str | None, limit: int = CHARACTERS) -> str | None:
+    """The beginning of a text, at most `limit` characters, and a mark that it goes on."""
+    return text if text is None or len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+# Packed sequences
+
+
+def _packed_samples(
+    run: Path, firsts: Mapping[str, int], pictures: Pictures
+) -> dict[str, Table]:
+    """The first sequence of each corpus in the mixture, as the trainer reads it."""
+    shards = open_shards(run / "shards")
+    seq_len = shards.manifest["seq_len"]
+    return {
+        name: _packed_sample(shards[position], seq_len, pictures)
+        for name, position in firsts.items()
+    }
+
+
+def _packed_sample(sequence: Any, seq_len: int, pictures: Pictures) -> Table:
+    shown = {name: pictures.show(body) for name, body in sorted(sequence.images.items())}
+    segments = [
+        segment
+        | {"tokens": 1 + sum(part["tokens"] for part in segment["parts"])}
+        | {"parts": [_packed_part(part, shown) for part in segment["parts"]]}
+        for segment in sequence.segments
+    ]
+    return {
+        "position": sequence.position,
+        "tokens": sequence.tokens,
+        "images": len(sequence.images),
+        "padding": seq_len - sequence.tokens,
+        "seq_len": seq_len,
+        "segments": segments,
+    }
+
+
+def _packed_part(part: Table, pictures: Mapping[str, str | None]) -> Table:
+    if "image" in part:
+        return {"tokens": part["tokens"], "image": part["image"], "picture": pictures[part["image"]]}
+    return {"tokens": part["tokens"], "text": _clip(part["text"], SEQUENCE_CHARACTERS)}
+
+
+# Dropped records
+
+
+def _dropped(stages: Sequence[Stage], pictures: Pictures) -> list[Table]:
+    """By stage, unit and reason: how many records, and a few of them."""
+    groups = [group for stage in sorted(stages, key=lambda s: _last(s.corpus)) if stage.counts.read
+              for group in _drop_groups(stage)]
+    found = pictures.find([row["image"] for group in groups for row in group["rows"]])
+    for group in groups:
+        group["rows"] = [row | {"picture": found.get(row["image"] or "")} for row in group["rows"]]
+    return groups
+
+
+def _drop_groups(stage: Stage) -> list[Table]:
+    samples = _drop_samples(stage)
+    totals = [
+        (unit, reason, n, kind)
+        for kind, table in (("dropped", stage.counts.dropped), ("error", stage.counts.errors))
+        for unit, reasons in table.items()
+        for reason, n in sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0]))
+    ]
+    return [
+        {
+            "corpus": stage.corpus,
+            "stage": stage.name,
+            "unit": unit,
+            "reason": reason,
+            "count": n,
+            "kind": kind,
+            "anchor": _anchor(stage.name, unit, reason),
+            "rows": samples.get((unit, reason), []),
+        }
+        for unit, reason, n, kind in totals
+    ]
+
+
+def _drop_samples(stage: Stage) -> dict[tuple[str, str], list[Table]]:
+    """The records with content whose hashed ids are smallest, by unit and reason."""
+    best: dict[tuple[str, str], list[Table]] = {}
+    for file in sorted((stage.folder / "ledger").glob("*.parquet")):
+        rows = storage.read_table(file).to_pylist()
+        rows.sort(key=lambda row: (row["unit"], row["reason"]))
+        for key, group in groupby(rows, key=lambda row: (row["unit"], row["reason"])):
+            best[key] = nsmallest(DROPPED, [*best.get(key, []), *group], key=_drop_rank)
+    return {key: [_drop_row(row) for row in rows] for key, rows in best.items()}
+
+
+def _drop_rank(row: Mapping[str, Any]) -> tuple[bool, str, str]:
+    return not row["content"], schema.digest(row["id"]), row["url"] or ""
+
+
+def _drop_row(row: Table) -> Table:
+    return row | {"content": _clip(row["content"], 260), "detail": _clip(row["detail"], 200)}
+
+
+# Distributions and curves
+
+
+def _plots(
+    run: Path, documents: Mapping[str, Documents], mix: Table | None
+) -> list[tuple[str, list[Table]]]:
+    """Histograms by what they count; one for each corpus that has values."""
+    scores: list[Table] = []
+    for name, found in documents.items():
+        values, least = found.scores()
+        scores += _histogram(name, values, np.linspace(*_nice_range(values), 25), mark=least)
+    groups = [
+        ("Image-text similarity (CLIP), before the threshold", scores),
+        ("Words per document", _histograms({n: d.words() for n, d in documents.items()})),
+        ("Shorter side of images, pixels", _histograms({n: d.sides() for n, d in documents.items()})),
+    ]
+    if mix:
+        binned, edges = mix["histograms"], mix["histograms"]["token_edges"]
+        images = list(range(mix["max_images"] + 2))
+        groups += [
+            ("Tokens per document in the mixture", _histograms(_document_tokens(run))),
+            ("Tokens per sequence", [_bars(n, c, edges) for n, c in binned["tokens"].items()]),
+            ("Images per sequence", [_bars(n, c, images) for n, c in binned["images"].items()]),
+        ]
+    return [(title, plots) for title, plots in groups if plots]
+
+
+def _document_tokens(run: Path) -> dict[str, NDArray[np.int64]]:
+    """Tokens of each document, its pieces added up, in the first shards."""
+    sums: dict[str, Counter[str]] = {}
+    for file in sorted((run / "shards").glob("*.parquet"))[:PARTS_READ]:
+        rows = storage.read_table(file, ["corpus", "documents", "segments"])
+        for row in rows.filter(rows["segments"].is_valid()).to_pylist():
+            mine = sums.setdefault(row["corpus"], Counter())
+            for name, segment in zip(row["documents"], row["segments"], strict=True):
+                mine[name] += segment["tokens"]
+    return {name: np.array(list(sums[name].values()), np.int64) for name in sorted(sums)}
+
+
+def _histograms(values: Mapping[str, NDArray[np.int64]]) -> list[Table]:
+    return [plot for name, v in values.items() for plot in _histogram(name, v, _count_edges(v))]
+
+
+def _count_edges(values: NDArray[np.int64]) -> NDArray[np.float64]:
+    """A bin for each number where they are small, else half octaves."""
+    low, high = int(values.min(initial=1 << 40)), int(values.max(initial=0))
+    if high <= 32:
+        return np.arange(0, high + 2, dtype=np.float64)
+    first, last = 2 * np.floor(np.log2(max(low, 1))), 2 * np.log2(high + 1)
+    octaves: NDArray[np.float64] = np.unique(np.round(2 ** (np.arange(first, last + 1) / 2)))
+    return np.append(octaves[octaves <= high], np.round(2 ** (np.ceil(last) / 2)) + 1)
+
+
+def _nice_range(values: NDArray[np.float32]) -> tuple[float, float]:
+    """Multiples of 0.05 around the values."""
+    low, high = values.min(initial=0), values.max(initial=0.05)
+    return float(np.floor(low * 20) / 20), float(np.ceil(high * 20) / 20)
+
+
+def _histogram(
+    corpus: str, values: NDArray[Any], edges: NDArray[np.float64], mark: float | None = None
+) -> list[Table]:
+    if not len(values):
+        return []
+    counts = np.histogram(values, edges)[0].tolist()
+    plot = _bars(corpus, counts, edges.tolist(), mark)
+    return [plot | {"summary": f"{len(values):,} values, median {_short(np.median(values))}"}]
+
+
+WIDTH, HEIGHT = 320, 120  # of a histogram's bars
+
+
+def _bars(
+    corpus: str, counts: Sequence[int], edges: Sequence[float], mark: float | None = None
+) -> Table:
+    """Bars of equal width, one a bin, in pixels."""
+    step, top = WIDTH / len(counts), max([*counts, 1])
+    whole = all(float(edge).is_integer() for edge in edges)
+    single = whole and edges[1] - edges[0] == 1 and edges[-1] - edges[0] == len(counts)
+    bars = [
+        {
+            "x": k * step + 0.5,
+            "width": max(step - 1, 0.5),
+            "height": n / top * HEIGHT,
+            "label": f"{_bin(edges[k], edges[k + 1], single)}: {n:,}",
+        }
+        for k, n in enumerate(counts)
+    ]
+    every = max(1, len(counts) // 6)
+    middle = step / 2 if single else 0
+    ends = range(0, len(counts) if single else len(edges), every)
+    return {
+        "corpus": corpus,
+        "bars": bars,
+        "top": top,
+        "ticks": [(k * step + middle, _short(edges[k])) for k in ends],
+        "mark": None if mark is None else float(np.interp(mark, edges, np.arange(len(edges)))) * step,
+        "mark_label": None if mark is None else _short(mark),
+        "summary": f"{sum(counts):,} values",
+    }
+
+
+def _bin(low: float, high: float, single: bool) -> str:
+    return _short(low) if single else f"{_short(low)} to {_short(high)}"
+
+
+def _short(number: float) -> str:
+    """A number for an axis."""
+    if abs(number) >= 10_000:
+        return f"{number / 1000:.3g}k"
+    return f"{number:,.0f}" if float(number).is_integer() else f"{number:.3g}"
+
+
+LINES = (640, 190)  # width and height of a plot of lines
+
+
+@dataclass(frozen=True)
+class Axes:
+    """A linear map from values to pixels, and its ticks."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """The pixel of a point; y grows upwards."""
+        (left, right), (low, high) = self.x, self.y
+        across, up = (x - left) / (right - left or 1), (y - low) / (high - low or 1)
+        return across * LINES[0], (1 - up) * LINES[1]
+
+    def path(self, points: Iterable[tuple[float, float]]) -> str:
+        """SVG path data through the points."""
+        placed = [self.place(x, y) for x, y in points]
+        return "M" + " L".join(f"{x:.1f} {y:.1f}" for x, y in placed) if placed else ""
+
+    def ticks(self) -> Table:
+        """Places and labels along both axes."""
+        return {
+            "x": [(self.place(v, 0)[0], _short(v)) for v in _round_values(*self.x)],
+            "y": [(self.place(0, v)[1], _short(v)) for v in _round_values(*self.y)],
+        }
+
+
+def _round_values(low: float, high: float) -> list[float]:
+    """From three to seven round numbers from `low` to `high`."""
+    rough = (high - low) / 5 or 1
+    power = 10.0 ** np.floor(np.log10(rough))
+    step = power * next(m for m in (1, 2, 5, 10) if m * power >= rough)
+    return [round(float(k * step), 10) for k in np.arange(np.ceil(low / step), high / step + 1e-9)]
+
+
+def _deviation_plot(lines: Mapping[str, NDArray[np.float64]]) -> Table:
+    """How far each corpus is ahead of its share, by position, with the bound of one sequence."""
+    length = max((len(line) for line in lines.values()), default=0)
+    axes = Axes((1, max(length, 2)), (-1.25, 1.25))
+    return {
+        "series": [
+            {"corpus": name, "path": axes.path(_envelope(line))} for name, line in lines.items()
+        ],
+        "bounds": [axes.place(0, bound)[1] for bound in (1, -1)],
+        "zero": axes.place(0, 0)[1],
+        "ticks": axes.ticks(),
+    }
+
+
+def _envelope(line: NDArray[np.float64]) -> Iterator[tuple[float, float]]:
+    """The points of a line; of a long one, the lowest and highest of each stretch."""
+    step = -(-len(line) // POINTS)
+    for start in range(0, len(line), step or 1):
+        stretch = line[start : start + step]
+        for value in stretch if step == 1 else (stretch.min(), stretch.max()):
+            yield start + 1, float(value)
+
+
+def _training(file: Path) -> Table | None:
+    """The training curve, if the run was trained on: nats a target by step."""
+    if not file.is_file():
+        return None
+    # A run that is still being written may end in half a line.
+    text = file.read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    series = {
+        key: [(line["step"], line[key]) for line in lines if np.isfinite(line.get(key, np.nan))]
+        for key in ("loss", "held_out_loss")
+    }
+    points = [point for found in series.values() for point in found]
+    if not points:
+        return None
+    steps, losses = zip(*points, strict=True)
+    margin = (max(losses) - min(losses)) * 0.06 or 0.5
+    axes = Axes((0, max(*steps, 1)), (min(losses) - margin, max(losses) + margin))
+    placed = {key: [axes.place(x, y) for x, y in found] for key, found in series.items()}
+    rates = [line["tokens_per_second"] for line in lines if "tokens_per_second" in line]
+    return {
+        "paths": {key: axes.path(found) for key, found in series.items()},
+        "points": placed,
+        "series": series,
+        "ticks": axes.ticks(),
+        "steps": max(steps),
+        "tokens_per_second": float(np.median(rates)) if rates else None,
+    }
+
+
+# The page
+
+
+def _link(url: str | None) -> str | None:
+    """`url` if a browser may be sent there: http or https, with a host."""
+    try:
+        parts = urlsplit(url or "")
+    except ValueError:  # "http://[" and its like
+        return None
+    return url if parts.scheme in ("http", "https") and parts.netloc else None
+
+
+def _bytes(size: int) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000  # type: ignore[assignment]
+    return f"{size:,.1f} TB"
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.1f} %"
+
+
+FORMATS: dict[str, Callable[..., Any]] = {
+    "number": "{:,}".format,
+    "percent": _percent,
+    "bytes": _bytes,
+    "clip": _clip,
+    "link": _link,
+}
+
+
+def _render(page: Table) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= FORMATS
+    return environment.get_template(REPORT).render(page)
