@@ -1,4 +1,4 @@
-"""Document filters for captions: is this alternative text a description at all?
+"""Document filters for captions: alternative text that describes nothing is dropped.
 
 The caption of a document is its text parts joined by newlines, white space around it left out.
 """

@@ -69,7 +69,7 @@ def _words(text: str) -> list[str]:
 def _separators() -> dict[int, str]:
     """Every punctuation mark and symbol of Unicode, to a space.
 
-    Letters' combining marks are none of these: `\\w` would cut words of Indic scripts at vowels.
+    Combining marks are none of these: cutting there would break words of Indic scripts.
     """
     characters = map(chr, range(sys.maxunicode + 1))
     return {ord(c): " " for c in characters if unicodedata.category(c)[0] in "PS"}

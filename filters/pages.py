@@ -26,30 +26,29 @@ SPECIAL = re.compile(r"[\W\d_]")
 WORD_OR_MARK = re.compile(f"[\\w']+|[{re.escape(PUNCTUATION)}]")
 # The closed classes of English: articles, pronouns, prepositions, conjunctions, auxiliaries and
 # the adverbs that are as common.
-STOP_WORDS = frozenset(
-    """
-    a an the this that these those such each every either neither some any no none both all half
-    another other others same own few many much more most less least several enough one ones
-    i me my mine myself we us our ours ourselves you your yours yourself yourselves he him his
-    himself she her hers herself it its itself they them their theirs themselves who whom whose
-    which what whatever whoever whichever someone somebody something anyone anybody anything
-    everyone everybody everything nobody nothing
-    about above across after against along among amongst around as at before behind below beneath
-    beside besides between beyond by despite down during except for from in inside into like near
-    of off on onto out outside over past per since through throughout till to toward towards under
-    until up upon via with within without
-    and or nor but so yet if unless because although though while whereas whether than then when
-    whenever where wherever why how however therefore thus hence
-    be am is are was were been being do does did doing done have has had having can could may might
-    must shall should will would ought cannot
-    not never ever always often sometimes again once twice also too very just only even still
-    already almost quite rather really here there now today back away else instead perhaps maybe
-    let lets i'm you're he's she's it's we're they're i've you've we've they've i'd you'd he'd
-    she'd we'd they'd i'll you'll he'll she'll we'll they'll isn't aren't wasn't weren't don't
-    doesn't didn't haven't hasn't hadn't can't couldn't mustn't shouldn't won't wouldn't that's
-    there's what's who's where's here's let's
-    """.split()
-)
+FUNCTION_WORDS = """
+a an the this that these those such each every either neither some any no none both all half
+another other others same own few many much more most less least several enough one ones
+i me my mine myself we us our ours ourselves you your yours yourself yourselves he him his
+himself she her hers herself it its itself they them their theirs themselves who whom whose
+which what whatever whoever whichever someone somebody something anyone anybody anything
+everyone everybody everything nobody nothing
+about above across after against along among amongst around as at before behind below beneath
+beside besides between beyond by despite down during except for from in inside into like near
+of off on onto out outside over past per since through throughout till to toward towards under
+until up upon via with within without
+and or nor but so yet if unless because although though while whereas whether than then when
+whenever where wherever why how however therefore thus hence
+be am is are was were been being do does did doing done have has had having can could may might
+must shall should will would ought cannot
+not never ever always often sometimes again once twice also too very just only even still
+already almost quite rather really here there now today back away else instead perhaps maybe
+let lets i'm you're he's she's it's we're they're i've you've we've they've i'd you'd he'd
+she'd we'd they'd i'll you'll he'll she'll we'll they'll isn't aren't wasn't weren't don't
+doesn't didn't haven't hasn't hadn't can't couldn't mustn't shouldn't won't wouldn't that's
+there's what's who's where's here's let's
+"""
+STOP_WORDS = frozenset(FUNCTION_WORDS.split())
 
 
 def page_images(batch: pa.Table, *, min: int | None = 1, max: int | None = 30) -> pa.Array:

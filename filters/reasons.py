@@ -22,7 +22,8 @@ class Filter(Protocol):
 
     __name__: str
 
-    def __call__(self, *args: Any, **kwargs: Any) -> pa.Array: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> pa.Array:
+        """Reasons for the rows of a batch, the first argument."""
 
 
 def reasons(n: int, rules: Sequence[Rule]) -> pa.Array:

@@ -24,7 +24,7 @@ BULLETS = ("•", "‣", "◦", "▪", "-", "*")
 ELLIPSES = ("...", "…")
 GOPHER_STOP_WORDS = frozenset(["the", "be", "to", "of", "and", "that", "have", "with"])
 # A run of marks is entered at its start only, so that a page of dots takes linear time.
-SENTENCE_END = re.compile(r"(?<![.!?])[.!?]++(?=[\"'”’)\]]*(?:\s|$))|[。！？]+")
+SENTENCE_END = re.compile(r"(?<![.!?])[.!?]+(?=[\"'”’)\]]*(?:\s|$))|[。！？]+")
 BOILERPLATE = re.compile(
     "javascript|terms of use|privacy policy|cookie policy|uses cookies|use of cookies|use cookies"
 )

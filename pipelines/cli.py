@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from pipelines.config import Recipe
     from shards.ledger import Counts
 
+# Beam warns at import of optional packages that are not there.
+logging.basicConfig(level=logging.ERROR)
+
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -307,19 +310,23 @@ def verify(
 
 def _verify(shards: Path) -> None:
     from shards.loader import ShardError, open_shards
+    from shards.verify import tokenizer_of
     from shards.verify import verify as check
 
     try:
         with counted() as progress:
             problems = check(shards, progress=lambda done, total: progress("verify", total, done))
-        sequences = 0 if problems else len(open_shards(shards))
     except ShardError as error:
         raise fail(str(error)) from None
     for problem in problems:
-        errors.print(str(problem), style="red", markup=False, soft_wrap=True)
+        where = problem.file if problem.position is None else f"{problem.file}, {problem.position}"
+        errors.print(f"{where}: {problem.what}", style="red", markup=False, soft_wrap=True)
     if problems:
         raise fail(f"{shards}: {len(problems)} problems")
-    say(f"{shards}: {sequences} sequences verified")
+    mixed = open_shards(shards)
+    say(f"{shards}: {len(mixed)} sequences verified")
+    if tokenizer_of(mixed.manifest) is None:
+        say("  token counts were not checked: the manifest's tokenizer is not here")
 
 
 @app.command(epilog=examples("mixwright report runs/demo"))

@@ -254,8 +254,8 @@ def page_reason(page: Page) -> str | None:
 def parse_html(html: bytes | str | HTMLTree, charset: str | None = None) -> HTMLTree:
     """The DOM of a page without its scripts and styles; a tree is returned as it is.
 
-    Bytes are decoded by `charset` (of the HTTP header), else by the page's own meta tag, else by
-    what they look like; undecodable bytes never raise.
+    Bytes are decoded by `charset` (of the HTTP header), else by the page's own meta tag, else as
+    UTF-8 if they are that, else by what they look like; undecodable bytes never raise.
 
     Raises PageTooComplexError above `MAX_ELEMENTS` elements or `MAX_DEPTH` levels.
     """
@@ -290,7 +290,22 @@ def _text(node: Node) -> str:
 
 def _decode(html: bytes, charset: str | None) -> str:
     named = map_encoding_to_html5(charset, fallback_utf8=False) if charset else None
-    return bytes_to_str(html, named or detect_encoding(html, from_html_meta=True) or "utf-8")
+    return bytes_to_str(html, named or _guess(html) or "utf-8")
+
+
+def _guess(html: bytes) -> str | None:
+    # The detector is unsure of short texts; bytes that happen to be UTF-8 are UTF-8.
+    if b"charset" not in html[:1024].lower() and _is_utf8(html):
+        return "utf-8"
+    return detect_encoding(html, from_html_meta=True)
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def prose_parts(

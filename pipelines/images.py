@@ -138,7 +138,9 @@ def _fetch_partition(
 ) -> Iterator[tuple[int, pa.Table]]:
     partition, tables = group
     requests = pa.concat_tables(tables).sort_by([("url", "ascending"), ("part", "ascending")])
-    index = _fetched(partition, pc.unique(requests["url"]).to_pylist(), place, options)
+    # By hash, so that every chunk of requests is spread over the hosts of the partition.
+    urls = sorted(pc.unique(requests["url"]).to_pylist(), key=schema.digest)
+    index = _fetched(partition, urls, place, options)
     rows = index.take(pc.index_in(requests["url"], index["url"].combine_chunks()))
     for part in pc.unique(requests["part"]).to_pylist():
         yield part, rows.filter(pc.equal(requests["part"], part))

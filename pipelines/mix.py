@@ -102,15 +102,12 @@ def _pack(
         for corpus, folder in zip(corpora, place.inputs, strict=True)
         for part in range(read_json(folder / ledger.STAGE_FILE)["parts"])
     ]
-    pieces = (
-        each_part(begin, todo)
-        | "cut" >> beam.FlatMapTuple(partial(_spread, mix=mix, seed=seed, layout=layout))
-        | "by partition" >> beam.GroupByKey()
-    )
+    spread = partial(_spread, mix=mix, seed=seed, layout=layout)
+    pieces = each_part(begin, todo) | "cut" >> beam.FlatMapTuple(spread)
     waiting = begin | "waiting" >> beam.Create([(part, layout[part]) for part in pending(place)])
     return (
         {"waiting": waiting, "pieces": pieces}
-        | "join" >> beam.CoGroupByKey()
+        | "by partition" >> beam.CoGroupByKey()
         | "pack" >> beam.FlatMap(_pack_partition, place, mix)
     )
 

@@ -528,10 +528,10 @@ def _document_tokens(run: Path) -> dict[str, NDArray[np.int64]]:
 
 
 def _histograms(values: Mapping[str, NDArray[np.int64]]) -> list[Table]:
-    return [plot for name, v in values.items() for plot in _histogram(name, v, _count_edges(v))]
+    return [plot for name, v in values.items() for plot in _histogram(name, v, count_edges(v))]
 
 
-def _count_edges(values: NDArray[np.int64]) -> NDArray[np.float64]:
+def count_edges(values: NDArray[np.int64]) -> NDArray[np.float64]:
     """A bin for each number where they are small, else half octaves."""
     low, high = int(values.min(initial=1 << 40)), int(values.max(initial=0))
     if high <= 32:
@@ -693,7 +693,7 @@ def _training(file: Path) -> Table | None:
 # The page
 
 
-def _link(url: str | None) -> str | None:
+def safe_link(url: str | None) -> str | None:
     """`url` if a browser may be sent there: http or https, with a host."""
     try:
         parts = urlsplit(url or "")
@@ -719,7 +719,7 @@ FORMATS: dict[str, Callable[..., Any]] = {
     "percent": _percent,
     "bytes": _bytes,
     "clip": _clip,
-    "link": _link,
+    "link": safe_link,
 }
 
 

@@ -29,6 +29,7 @@ class HashingWriter:
         self.closed = False
 
     def write(self, data: bytes) -> int:
+        """Writes `data`; returns its length in bytes."""
         # `len` of a buffer that is not bytes counts its items, so ask for its bytes.
         size = memoryview(data).nbytes
         self._file.write(data)
@@ -37,12 +38,15 @@ class HashingWriter:
         return size
 
     def tell(self) -> int:
+        """The number of bytes written."""
         return self.length
 
     def flush(self) -> None:
+        """Hands what is buffered to the system."""
         self._file.flush()
 
     def sha256(self) -> str:
+        """The hash of all that was written, hex."""
         return self._hash.hexdigest()
 
 

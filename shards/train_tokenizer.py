@@ -1,4 +1,4 @@
-"""Trains a byte-level BPE tokenizer on text files, for example the bundled `mixwright-8k`:
+"""Trains a byte-level BPE tokenizer on text files, such as the bundled `mixwright-8k`.
 
     python -m shards.train_tokenizer text.jsonl:text captions.tsv:caption --out mixwright-8k.json
 
@@ -57,6 +57,7 @@ def train(texts: Iterator[str], vocabulary: int = VOCABULARY) -> Tokenizer:
 
 
 def main() -> None:
+    """Trains on the files of the command line and writes the tokenizer's JSON."""
     parser = argparse.ArgumentParser(description="Train a byte-level BPE tokenizer.")
     parser.add_argument("files", nargs="+", metavar="FILE[:FIELD]", help=".txt, .jsonl or .tsv")
     parser.add_argument("--out", required=True, type=Path, help="the tokenizer.json to write")

@@ -13,6 +13,9 @@ from shards.storage import read_json, read_table
 from shards.tar import MANIFEST
 
 
+INDEX_COLUMNS = ["position", "documents"]
+
+
 @dataclass(frozen=True)
 class Answer:
     """One thing that happened to a record."""
@@ -86,10 +89,9 @@ def _places(run: Path, identity: str) -> Iterator[Answer]:
     if not (folder / MANIFEST).exists():
         return
     for shard in read_json(folder / MANIFEST)["shards"]:
-        index = read_table((folder / shard["name"]).with_suffix(".parquet"))
-        index = index.filter(index["segments"].is_valid())
-        for row in index.select(["position", "segments"]).to_pylist():
-            if any(segment["id"] == identity for segment in row["segments"]):
+        index = read_table((folder / shard["name"]).with_suffix(".parquet"), INDEX_COLUMNS)
+        for row in index.filter(index["documents"].is_valid()).to_pylist():
+            if identity in row["documents"]:
                 place = f"{shard['name']}, sequence {row['position']}"
                 yield Answer("shards", identity, None, "in the shards", detail=place)
 

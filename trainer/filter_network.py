@@ -41,12 +41,12 @@ import open_clip
 import timm
 import torch
 from PIL import Image
+from rich.progress import track
 from safetensors.torch import load_file, save_file
 from timm.data import ImageNetInfo
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from filters.clip import BUNDLED, on_white
 
@@ -183,7 +183,8 @@ def cached(cache: Path, key: str, compute: Callable[[], dict[str, Tensor]]) -> d
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
         save_file(compute(), path)
-    return load_file(path)
+    tensors: dict[str, Tensor] = load_file(path)
+    return tensors
 
 
 def trunk_weights(path: Path) -> dict[str, Tensor]:
@@ -220,7 +221,7 @@ def picture_features(weights: dict[str, Tensor], pairs: list[Pair]) -> dict[str,
     trunk.to(memory_format=torch.channels_last)
     features, classes = [], []
     with ThreadPoolExecutor(2) as pool, torch.inference_mode():
-        for start in tqdm(range(0, len(pairs), 32), "pictures", mininterval=10):
+        for start in track(range(0, len(pairs), 32), "pictures"):
             batch = torch.stack(list(pool.map(views, (p.image for p in pairs[start : start + 32]))))
             pooled = trunk.forward_head(trunk.forward_features(batch.flatten(0, 1)), True)
             features.append(pooled.view(len(batch), 2, -1))
@@ -242,7 +243,8 @@ class SentenceEncoder(nn.Module):
         self.tokenizer.enable_truncation(32)
         self.tokenizer.enable_padding()
         width = config["hidden_size"]
-        self.words = nn.Embedding.from_pretrained(weights["embeddings.word_embeddings.weight"])
+        words = weights["embeddings.word_embeddings.weight"]
+        self.words = nn.Parameter(words, requires_grad=False)
         places = weights["embeddings.position_embeddings.weight"]
         places = places + weights["embeddings.token_type_embeddings.weight"][0]
         self.places = nn.Parameter(places, requires_grad=False)
@@ -258,7 +260,7 @@ class SentenceEncoder(nn.Module):
         encoded = self.tokenizer.encode_batch(texts)
         ids = torch.tensor([line.ids for line in encoded])
         mask = torch.tensor([line.attention_mask for line in encoded], dtype=torch.bool)
-        hidden = self.norm(self.words(ids) + self.places[: ids.shape[1]])
+        hidden = self.norm(self.words[ids] + self.places[: ids.shape[1]])
         for layer in self.layers:
             hidden = layer(hidden, src_key_padding_mask=~mask)
         mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
@@ -306,7 +308,7 @@ def teacher_embeddings(folder: Path, texts: list[str]) -> dict[str, Tensor]:
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
     rows = torch.empty(len(texts), CONFIG["embed_dim"])
     with torch.inference_mode():
-        for start in tqdm(range(0, len(order), 128), "teacher", mininterval=10):
+        for start in track(range(0, len(order), 128), "teacher"):
             batch = order[start : start + 128]
             rows[batch] = encoder([texts[row] for row in batch])
     return {"teacher": rows}
@@ -317,7 +319,7 @@ def static_embeddings(folder: Path, strings: list[str]) -> Tensor:
     encoder = SentenceEncoder(folder)
     encoder.tokenizer.no_padding()
     lines = encoder.tokenizer.encode_batch(strings, add_special_tokens=False)
-    rows = [encoder.words.weight[torch.tensor(line.ids or [0])].mean(0) for line in lines]
+    rows = [encoder.words[torch.tensor(line.ids or [0])].mean(0) for line in lines]
     return torch.stack(rows)
 
 
@@ -392,7 +394,7 @@ def new_student(trunk: dict[str, Tensor], teacher: Path) -> Any:
 def encode_tokens(tower: Any, tokens: Tensor) -> Tensor:
     """Unit embeddings [n, d] of the text tower, texts of like length together."""
     order = tokens.argmax(1).argsort(stable=True)
-    rows = torch.cat([without_padding(tower, tokens[part]) for part in order.split(128)])
+    rows = torch.cat([without_padding(tower, tokens[part]) for part in torch.split(order, 128)])
     return F.normalize(rows[order.argsort()], dim=-1)
 
 
@@ -445,18 +447,26 @@ def optimiser(
     return adam, torch.optim.lr_scheduler.OneCycleLR(adam, rate, steps, pct_start=0.1)
 
 
+def descend(
+    loss: Tensor, adam: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler
+) -> None:
+    """One step down the gradient of the loss."""
+    adam.zero_grad()
+    torch.autograd.backward(loss)
+    adam.step()
+    schedule.step()
+
+
 def distil(student: Any, texts: Texts, steps: int, generator: torch.Generator) -> None:
     """Trains the text tower alone to imitate the teacher."""
     adam, schedule = optimiser(student.text.parameters(), 2e-3, steps)
     batches = length_batches(texts, 256, generator)
-    for _ in (bar := tqdm(range(steps), "distil", mininterval=10)):
+    for step in track(range(steps), "distil"):
         batch = next(batches)
         loss = imitation(encode_tokens(student.text, texts.tokens[batch]), texts.teacher[batch])
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-        schedule.step()
-        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+        descend(loss, adam, schedule)
+        if step % 50 == 0 or step == steps - 1:
+            print(f"distil step {step}: loss {loss.item():.3f}", flush=True)
 
 
 def pick_texts(pairs: list[Pair], texts: Texts, generator: torch.Generator) -> Tensor:
@@ -490,7 +500,7 @@ def align(
     names = class_embeddings(texts)
     others = length_batches(texts, 256, generator)
     head.train()
-    for step in (bar := tqdm(range(steps), "align", mininterval=10)):
+    for step in track(range(steps), "align"):
         if step % (len(pairs) // size) == 0:
             order = torch.randperm(len(pairs), generator=generator)
         batch = order[(step % (len(pairs) // size)) * size :][:size]
@@ -509,11 +519,9 @@ def align(
             + imitation(text, teacher)
             + imitation(encode_tokens(student.text, texts.tokens[other]), texts.teacher[other])
         )
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-        schedule.step()
-        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+        descend(loss, adam, schedule)
+        if step % 50 == 0 or step == steps - 1:
+            print(f"align step {step}: loss {loss.item():.3f}", flush=True)
     head.eval()
 
 

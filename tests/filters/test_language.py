@@ -31,6 +31,12 @@ def test_lines_are_read_as_one_text() -> None:
     assert one_line == many_lines
 
 
+def test_scores_are_at_most_one() -> None:
+    # The model itself says 1.00006 here.
+    codes, scores = language.identify(["한국어 문장입니다"])
+    assert (codes, scores.tolist()) == (["ko"], [1.0])
+
+
 def test_empty_texts_are_undetermined() -> None:
     codes, scores = language.identify(["", " \n\t", SENTENCES["en"]])
     assert codes == ["und", "und", "en"]

@@ -1,0 +1,44 @@
+"""A small real run that many tests look at: pages and pictures of the sample over loopback HTTP."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.config import Recipe, load_recipe
+from pipelines.crawl import crawl
+from pipelines.site import Site, serve
+from tests.pipelines.small import SAMPLE, run_quietly, small_recipe
+
+
+@pytest.fixture(scope="session")
+def site() -> Iterator[Site]:
+    with serve(SAMPLE) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def small_input(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every tenth caption and every eighth page of the sample, crawled into two WARCs a corpus."""
+    folder = tmp_path_factory.mktemp("input")
+    captions = pq.read_table(SAMPLE / "captions.parquet")
+    pq.write_table(
+        captions.take(list(range(0, captions.num_rows, 10))), folder / "captions.parquet"
+    )
+    with (SAMPLE / "pages.tsv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    for kind in ("interleaved", "text"):
+        urls = [row["url"] for row in rows if row["kind"] == kind][::8]
+        crawl(urls, {"*.mixwright.example": site.address}, folder / kind, 2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_run(site: Site, small_input: Path, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """The recipe of a finished run; tests must not change its folder."""
+    folder = tmp_path_factory.mktemp("small")
+    recipe = load_recipe(small_recipe(folder / "r.yaml", folder / "run", small_input, site))
+    run_quietly(recipe)
+    return recipe

@@ -1,0 +1,42 @@
+"""A small recipe on the sample, and how tests run it."""
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import yaml
+
+from pipelines.config import Recipe
+from pipelines.recipe import stages_of
+from pipelines.run import execute
+from pipelines.site import Site
+
+SAMPLE = Path(__file__).parent.parent / "data" / "sample"
+CONFIGS = Path(__file__).parent.parent.parent / "configs"
+
+
+def small_recipe(path: Path, out: Path, given: Path, site: Site, **runner: int) -> Path:
+    """The demo's recipe on the small input, written to `path`."""
+    tree = yaml.safe_load((CONFIGS / "demo.yaml").read_text())
+    tree["out"] = str(out)
+    tree["download"]["connect_to"] = {"*.mixwright.example": site.address}
+    tree["runner"] = runner
+    corpora = tree["corpora"]
+    corpora["captions"]["read"] |= {"files": [str(given / "captions.parquet")], "rows_per_part": 40}
+    for kind in ("interleaved", "text"):
+        corpora[kind]["read"]["files"] = [str(given / kind / "*.warc.gz")]
+    tree["mix"] |= {"documents_per_partition": 20, "sequences_per_shard": 4}
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def run_quietly(recipe: Recipe) -> list[str]:
+    """Run a recipe; returns the names of the stages that ran."""
+    ran: list[str] = []
+    execute(
+        recipe.out,
+        stages_of(recipe),
+        recipe.runner,
+        watch=lambda places: nullcontext(),
+        done=lambda name, counts, seconds: ran.append(name),
+    )
+    return ran

@@ -1,0 +1,102 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from configs.reading import ConfigError
+from pipelines.config import load_recipe
+
+CONFIGS = Path(__file__).parent.parent.parent / "configs"
+
+
+def recipe(tmp_path: Path, **changes: object) -> Path:
+    tree = {
+        "name": "x",
+        "out": "runs/x",
+        "corpora": {"captions": {"read": {"files": ["a.parquet"]}}},
+        "mix": {"weights": {"captions": 1}},
+    }
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump(tree | changes))
+    return path
+
+
+def captions(**keys: object) -> dict[str, object]:
+    return {"captions": {"read": {"files": ["a.parquet"]}} | keys}
+
+
+@pytest.mark.parametrize("name", ["demo.yaml", "mm1.yaml"])
+def test_the_recipes_that_come_with_it_are_valid(name: str):
+    assert load_recipe(CONFIGS / name).mix.weights == {
+        "interleaved": 45,
+        "captions": 45,
+        "text": 10,
+    }
+
+
+def test_mm1_has_the_published_values():
+    mix = load_recipe(CONFIGS / "mm1.yaml").mix
+    assert (mix.seq_len, mix.image_tokens, mix.max_images) == (4096, 144, 16)
+
+
+def test_set_changes_a_key_and_reads_its_value_as_yaml(tmp_path: Path):
+    changed = load_recipe(recipe(tmp_path), ["mix.seq_len=2048", "download.resize={max_side: 512}"])
+    assert changed.mix.seq_len == 2048
+    assert changed.download.resize is not None
+    assert changed.download.resize.max_side == 512
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sede": 1}, r"x.yaml: sede: unknown key; allowed: name, out, seed"),
+        (
+            {"corpora": captions(clip={"modle": "x"})},
+            r"corpora.captions.clip.modle: unknown key; allowed: model, pretrained",
+        ),
+        ({"seed": "many"}, r"seed: .*valid integer.*found 'many'"),
+        ({"mix": {"weights": {"captions": 0}}}, r"mix.weights.captions: .*greater than 0"),
+        ({"mix": {"weights": {"text": 1}}}, r"mix.weights names text, but corpora does not"),
+        (
+            {"mix": {"weights": {"captions": 1}, "seq_len": 100}},
+            r"image_tokens = 144 does not fit into seq_len = 100",
+        ),
+        (
+            {"corpora": captions(caption_filters=["caption_wrods"])},
+            r"unknown filter 'caption_wrods'; allowed: .*caption_words",
+        ),
+        (
+            {"corpora": captions(caption_filters=[{"caption_words": {"minimum": 2}}])},
+            r"caption_words has no threshold 'minimum'; allowed: min, max",
+        ),
+        (
+            {"corpora": captions(image_filters=[{"image_side": {"min": "big"}}])},
+            r"image_side.min = 'big' is not int \| None",
+        ),
+        (
+            {"corpora": captions(image_filters=["gopher_quality"])},
+            r"unknown filter 'gopher_quality'; allowed: .*image_side",
+        ),
+    ],
+)
+def test_a_mistake_is_named_with_what_is_allowed(
+    tmp_path: Path, changes: dict[str, object], message: str
+):
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(recipe(tmp_path, **changes))
+
+
+def test_all_mistakes_are_named_at_once(tmp_path: Path):
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(recipe(tmp_path, seed="x", colour="red"))
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_file_that_is_no_recipe(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"nowhere.yaml: cannot be read"):
+        load_recipe(tmp_path / "nowhere.yaml")
+    (tmp_path / "list.yaml").write_text("- a")
+    with pytest.raises(ConfigError, match="mapping of keys, found list"):
+        load_recipe(tmp_path / "list.yaml")
+    with pytest.raises(ConfigError, match="key=value"):
+        load_recipe(recipe(tmp_path), ["seed"])

@@ -1,0 +1,90 @@
+"""The parts of the CLIP network's training that decide what its AUC is worth."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from trainer.filter_network import (
+    Pair,
+    Pictures,
+    auc,
+    caption_pairs,
+    contrast,
+    distinct,
+    is_held_out,
+    openclipart_pairs,
+    report,
+    shuffled_scores,
+    without_lookalikes,
+)
+
+scores = st.lists(st.integers(0, 5), min_size=1, max_size=8)
+
+
+@given(scores, scores)
+def test_auc_is_the_share_of_won_comparisons(matched: list[int], shuffled: list[int]) -> None:
+    wins = [(m > s) + (m == s) / 2 for m in matched for s in shuffled]
+    assert np.isclose(auc(np.array(matched), np.array(shuffled)), np.mean(wins))
+
+
+def test_shuffled_captions_leave_out_those_equal_to_the_picture_s_own() -> None:
+    images = np.eye(3, dtype=np.float32)
+    others = shuffled_scores(images, images, ["cat", "cat", "dog"])
+    assert set(others.tolist()) == {0.0}
+    assert len(others) < 3 * 10
+
+
+def test_report_shuffles_within_each_source_and_across_all() -> None:
+    """A network that only tells the sources apart is right across all, and lost within one."""
+    rows = np.repeat(np.eye(2, dtype=np.float32), 40, axis=0)
+    pairs = [Pair(Path(), str(row), (f"caption {row}",), "ab"[row // 40]) for row in range(80)]
+    aucs = report(rows, rows, pairs)
+    assert aucs["a"] == aucs["b"] == aucs["pooled, shuffled within sources"] == 0.5
+    assert aucs["pooled"] > 0.5
+
+
+def test_training_pictures_that_resemble_a_held_out_one_are_left_out() -> None:
+    features = torch.tensor([[1.0, 0.0], [0.99, 0.01], [0.0, 1.0], [1.0, 0.001]])[:, None]
+    pictures = Pictures(features, torch.zeros(4, 1000))
+    assert without_lookalikes(pictures, train=[0, 1, 2], test=[3]) == [2]
+
+
+def test_a_source_is_held_out_by_a_part_of_its_name() -> None:
+    pair = Pair(Path(), "", ("a cat",), "deb:tuxpaint-stamps-default 2022")
+    assert is_held_out(pair, ["tuxpaint-stamps"])
+    assert not is_held_out(pair, ["openclipart"])
+
+
+def test_contrast_does_not_hold_like_captions_against_each_other() -> None:
+    rows = torch.eye(2)[[0, 0, 1]]
+    alike = torch.tensor([[0, 1, 0], [1, 0, 0], [0, 0, 0]], dtype=torch.bool)
+    scale = torch.tensor(100.0)
+    assert contrast(rows, rows, scale, alike).item() < 1e-6
+    assert contrast(rows, rows, scale, torch.zeros_like(alike)).item() > 0.4
+
+
+def test_pairs_are_read_once_for_each_picture_and_need_a_text(tmp_path: Path) -> None:
+    for name, colour in (("a", "red"), ("b", "red"), ("c", "blue")):
+        Image.new("RGB", (4, 4), colour).save(tmp_path / f"{name}.png")
+    header = "file\tcaption\talt\tsource"
+    rows = ["a.png\tA red square.\t\ts@1", "b.png\tRed.\tA square.\ts@1", "c.png\t\t\ts@1"]
+    (tmp_path / "captions.tsv").write_text("\n".join([header, *rows]))
+    (pair,) = distinct(caption_pairs(tmp_path))
+    assert pair.texts == ("Red.", "A square.")
+    assert pair.source == "s"
+
+
+def test_openclipart_titles_come_from_the_picture_and_themes_from_its_folder(
+    tmp_path: Path,
+) -> None:
+    title = PngInfo()
+    title.add_text("Title", "Red_Apple 02")
+    (tmp_path / "food" / "fruit").mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(tmp_path / "food" / "fruit" / "x.png", pnginfo=title)
+    (pair,) = openclipart_pairs(tmp_path)
+    assert pair.texts == ("red apple", "red apple, food fruit")
