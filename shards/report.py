@@ -37,9 +37,10 @@ MIX = "mix"  # what the stages that belong to no corpus are listed under
 PARTS_READ = 16  # parts of a stage, or shards, that samples and distributions are taken from
 KEPT = {True: 8, False: 3}  # kept documents shown of a corpus, by whether they are pairs
 PARTS_SHOWN = 12  # parts of a kept document
-DROPPED = 3  # dropped records shown of a stage, unit and reason
+DROPPED = 3  # dropped records shown of a stage and reason
 SHARDS_LISTED = 100
 CHARACTERS = 420  # of a text
+LINK_CHARACTERS = 2000
 SEQUENCE_CHARACTERS = 2500  # of a part of a packed sequence
 THUMBNAIL = 150  # pixels of the longer side
 PICTURE_BYTES = 1_600_000  # of all thumbnails, before base64 adds a third
@@ -115,7 +116,8 @@ def _gather(run: Path, stages: Sequence[Stage]) -> Table:
         "packed": _packed_samples(run, mix["firsts"], pictures) if mix else {},
         "dropped": _dropped(stages, pictures),
         "plots": _plots(run, documents, mix),
-        "languages": {n: d.languages for n, d in documents.items() if d.languages},
+        "languages": {n: found for n, d in documents.items() if (found := d.languages())},
+        "parts_read": PARTS_READ,
         "training": _training(run / "train" / "metrics.jsonl"),
         "stages": [_provenance(stage) for stage in stages],
         "skipped": pictures.skipped,
@@ -129,12 +131,12 @@ def _mixture(run: Path, stages: Sequence[Stage]) -> Table:
     """What `describe_shards` says, and how the ratio held along the positions."""
     root = run / "shards"
     about, manifest = describe_shards(root), storage.read_json(root / MANIFEST)
-    order = _corpus_of_positions(root, manifest)
+    order = _corpus_of_positions(root, manifest, list(about["corpora"]))
     lines = {
-        name: np.cumsum(order == name) - corpus["weight"] * np.arange(1, len(order) + 1)
-        for name, corpus in about["corpora"].items()
+        name: np.cumsum(order == k) - corpus["weight"] * np.arange(1, len(order) + 1)
+        for k, (name, corpus) in enumerate(about["corpora"].items())
     }
-    first = {name: np.flatnonzero(order == name)[:1].tolist() for name in lines}
+    first = {name: np.flatnonzero(order == k)[:1].tolist() for k, name in enumerate(lines)}
     shares = {
         key: {name: c[key]["share"] for name, c in about["corpora"].items()}
         for key in ("sequences", "tokens", "images", "documents")
@@ -151,14 +153,18 @@ def _mixture(run: Path, stages: Sequence[Stage]) -> Table:
     }
 
 
-def _corpus_of_positions(root: Path, manifest: Mapping[str, Any]) -> NDArray[np.str_]:
-    """The corpus of every position of the mixture."""
-    indexes = [
-        storage.read_table((root / shard["name"]).with_suffix(".parquet"), ["corpus", "tokens"])
-        for shard in manifest["shards"]
-    ]
-    rows = [index.filter(index["tokens"].is_valid())["corpus"].to_pylist() for index in indexes]
-    return np.array([name for names in rows for name in names], dtype=np.str_)
+def _corpus_of_positions(
+    root: Path, manifest: Mapping[str, Any], names: Sequence[str]
+) -> NDArray[np.int32]:
+    """The corpus of every position of the mixture, as an index in `names`."""
+    values = pa.array(names, pa.string())
+    parts = [np.empty(0, np.int32)]
+    for shard in manifest["shards"]:
+        file = (root / shard["name"]).with_suffix(".parquet")
+        rows = storage.read_table(file, ["corpus", "tokens"])
+        corpora = rows.filter(rows["tokens"].is_valid())["corpus"]
+        parts.append(pc.index_in(corpora, values).to_numpy())
+    return np.concatenate(parts)
 
 
 def _surplus(stages: Sequence[Stage]) -> dict[str, int]:
@@ -202,14 +208,16 @@ def _funnel(corpus: str, stages: Sequence[Stage]) -> Table:
 
 
 def _accounts(stage: Stage, most: Mapping[str, int]) -> Iterator[Table]:
-    """One row a unit that the stage counts."""
-    counts = stage.counts
+    """One row a unit that the stage counts, without the reasons if the row before has the same."""
+    counts, shown = stage.counts, None
     for unit in sorted(counts.read):
         dropped, errors = counts.dropped.get(unit, {}), counts.errors.get(unit, {})
         read, kept = counts.read[unit], counts.kept.get(unit, 0)
         whole = most[unit] or 1
         sums = {"kept": kept, "dropped": sum(dropped.values()), "errors": sum(errors.values())}
         reasons = sorted((dropped | errors).items(), key=lambda pair: (-pair[1], pair[0]))
+        linked = [] if reasons == shown else [(r, n, _anchor(stage.name, r)) for r, n in reasons]
+        shown = reasons
         yield {
             "stage": stage.name,
             "step": stage.name.rpartition("/")[2].replace("_", " "),
@@ -218,7 +226,7 @@ def _accounts(stage: Stage, most: Mapping[str, int]) -> Iterator[Table]:
             **sums,
             "shares": {kind: n / whole for kind, n in sums.items()},
             "adds_up": read == sum(sums.values()),
-            "reasons": [(r, n, _anchor(stage.name, unit, r)) for r, n in reasons],
+            "reasons": linked,
             "seconds": stage.seconds,
         }
 
@@ -318,12 +326,6 @@ class Documents:
         texts = len(parts) - parts.field("text").null_count
         return bool(pc.all(pc.equal(lengths, 2)).as_py()) and texts == self.table.num_rows
 
-    @cached_property
-    def languages(self) -> list[tuple[str, int]]:
-        """Documents by language, most first; those of no known language left out."""
-        counts = Counter(self.table["language"].drop_null().to_pylist())
-        return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:12]
-
     def words(self) -> NDArray[np.int64]:
         """Words of each document."""
         owner, parts = schema.flatten_parts(self.table)
@@ -331,16 +333,26 @@ class Documents:
         sums = np.bincount(np.asarray(owner), np.asarray(words), minlength=self.table.num_rows)
         return sums.astype(np.int64)
 
+    def languages(self) -> list[tuple[str, int]]:
+        """Documents by language, most first, of the first stage that knows languages."""
+        for tables in self._outputs(["language"]):
+            counts = Counter(v for t in tables for v in t["language"].drop_null().to_pylist())
+            if counts:
+                return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:12]
+        return []
+
     def scores(self) -> tuple[NDArray[np.float32], float | None]:
         """Similarities as they were before a threshold, and the threshold if a stage names it."""
-        for stage in self._stages:
-            if not (stage.folder / "documents").is_dir():
-                continue
-            parts = [schema.flatten_parts(t)[1] for t in stage.tables("documents", ["parts"])]
+        for tables in self._outputs(["parts"]):
+            parts = [schema.flatten_parts(table)[1] for table in tables]
             values = [np.asarray(p.field("score").drop_null()) for p in parts]
             if sum(map(len, values)):
                 return np.concatenate(values), _threshold(self._stages)
         return np.empty(0, np.float32), None
+
+    def _outputs(self, columns: Sequence[str]) -> Iterator[Iterator[pa.Table]]:
+        """The first parts of each stage's documents, stage by stage."""
+        return (stage.tables("documents", columns) for stage in self._stages)
 
     def sides(self) -> NDArray[np.int64]:
         """The shorter sides, in pixels, of the images that the kept documents show."""
@@ -378,7 +390,8 @@ def _threshold(stages: Sequence[Stage]) -> float | None:
 def _kept_document(row: Table, pair: bool, pictures: Mapping[str, str]) -> Table:
     parts = row["parts"]
     shown = [
-        part | {"text": _clip(part["text"]), "alt": _clip(part["alt"], 160)}
+        part
+        | {"text": _clip(part["text"]), "alt": _clip(part["alt"], 160)}
         | {"picture": pictures.get(part["image"] or "")}
         for part in parts[:PARTS_SHOWN]
     ]
@@ -397,9 +410,7 @@ def _clip(text: str | None, limit: int = CHARACTERS) -> str | None:
 # Packed sequences
 
 
-def _packed_samples(
-    run: Path, firsts: Mapping[str, int], pictures: Pictures
-) -> dict[str, Table]:
+def _packed_samples(run: Path, firsts: Mapping[str, int], pictures: Pictures) -> dict[str, Table]:
     """The first sequence of each corpus in the mixture, as the trainer reads it."""
     shards = open_shards(run / "shards")
     seq_len = shards.manifest["seq_len"]
@@ -429,17 +440,17 @@ def _packed_sample(sequence: Any, seq_len: int, pictures: Pictures) -> Table:
 
 def _packed_part(part: Table, pictures: Mapping[str, str | None]) -> Table:
     if "image" in part:
-        return {"tokens": part["tokens"], "image": part["image"], "picture": pictures[part["image"]]}
-    return {"tokens": part["tokens"], "text": _clip(part["text"], SEQUENCE_CHARACTERS)}
+        return part | {"picture": pictures[part["image"]]}
+    return part | {"text": _clip(part["text"], SEQUENCE_CHARACTERS)}
 
 
 # Dropped records
 
 
 def _dropped(stages: Sequence[Stage], pictures: Pictures) -> list[Table]:
-    """By stage, unit and reason: how many records, and a few of them."""
-    groups = [group for stage in sorted(stages, key=lambda s: _last(s.corpus)) if stage.counts.read
-              for group in _drop_groups(stage)]
+    """By stage and reason: how many records of each unit, and a few of them."""
+    ordered = sorted(stages, key=lambda stage: _last(stage.corpus))
+    groups = [group for stage in ordered for group in _drop_groups(stage)]
     found = pictures.find([row["image"] for group in groups for row in group["rows"]])
     for group in groups:
         group["rows"] = [row | {"picture": found.get(row["image"] or "")} for row in group["rows"]]
@@ -447,45 +458,56 @@ def _dropped(stages: Sequence[Stage], pictures: Pictures) -> list[Table]:
 
 
 def _drop_groups(stage: Stage) -> list[Table]:
-    samples = _drop_samples(stage)
-    totals = [
-        (unit, reason, n, kind)
-        for kind, table in (("dropped", stage.counts.dropped), ("error", stage.counts.errors))
-        for unit, reasons in table.items()
-        for reason, n in sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0]))
-    ]
+    """A group for each reason, most records first."""
+    units: dict[str, dict[str, int]] = {}
+    for table in (stage.counts.dropped, stage.counts.errors):
+        for unit, reasons in sorted(table.items()):
+            for reason, n in reasons.items():
+                units.setdefault(reason, {})[unit] = n
+    samples = _drop_samples(stage) if units else {}
+    about = {"corpus": stage.corpus, "stage": stage.name}
     return [
-        {
-            "corpus": stage.corpus,
-            "stage": stage.name,
-            "unit": unit,
-            "reason": reason,
-            "count": n,
-            "kind": kind,
-            "anchor": _anchor(stage.name, unit, reason),
-            "rows": samples.get((unit, reason), []),
-        }
-        for unit, reason, n, kind in totals
+        about
+        | {"reason": reason, "counts": counts, "anchor": _anchor(stage.name, reason)}
+        | {"rows": samples.get(reason, [])}
+        for reason, counts in sorted(units.items(), key=lambda u: (-max(u[1].values()), u[0]))
     ]
 
 
-def _drop_samples(stage: Stage) -> dict[tuple[str, str], list[Table]]:
-    """The records with content whose hashed ids are smallest, by unit and reason."""
-    best: dict[tuple[str, str], list[Table]] = {}
+def _drop_samples(stage: Stage) -> dict[str, list[Table]]:
+    """The records with content whose hashed ids are smallest, by reason."""
+    best: dict[str, list[Table]] = {}
     for file in sorted((stage.folder / "ledger").glob("*.parquet")):
-        rows = storage.read_table(file).to_pylist()
-        rows.sort(key=lambda row: (row["unit"], row["reason"]))
-        for key, group in groupby(rows, key=lambda row: (row["unit"], row["reason"])):
-            best[key] = nsmallest(DROPPED, [*best.get(key, []), *group], key=_drop_rank)
-    return {key: [_drop_row(row) for row in rows] for key, rows in best.items()}
+        rows = sorted(_with_content(storage.read_table(file)).to_pylist(), key=_by_reason)
+        for reason, group in groupby(rows, key=lambda row: row["reason"]):
+            # A pair that is dropped for its image has two rows: the document's comes first.
+            single = {row["id"]: row for row in reversed([*best.get(reason, []), *group])}
+            best[reason] = nsmallest(DROPPED, single.values(), key=_drop_rank)
+    return {reason: [_drop_row(row) for row in rows] for reason, rows in best.items()}
 
 
-def _drop_rank(row: Mapping[str, Any]) -> tuple[bool, str, str]:
-    return not row["content"], schema.digest(row["id"]), row["url"] or ""
+def _with_content(drops: pa.Table) -> pa.Table:
+    """The ledger's bounded sample, and a few rows of reasons of which none has content."""
+    sample = drops.filter(drops["content"].is_valid())
+    bare = set(drops["reason"].unique().to_pylist()) - set(sample["reason"].unique().to_pylist())
+    few = [
+        drops.filter(pc.equal(drops["reason"], reason)).sort_by("id").slice(0, DROPPED)
+        for reason in sorted(bare)
+    ]
+    return pa.concat_tables([sample, *few])
+
+
+def _by_reason(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    return row["reason"], row["unit"], row["url"] or ""
+
+
+def _drop_rank(row: Mapping[str, Any]) -> tuple[bool, str]:
+    return not row["content"], schema.digest(row["id"])
 
 
 def _drop_row(row: Table) -> Table:
-    return row | {"content": _clip(row["content"], 260), "detail": _clip(row["detail"], 200)}
+    content = " ".join((row["content"] or "").split())
+    return row | {"content": _clip(content, 260), "detail": _clip(row["detail"], 200)}
 
 
 # Distributions and curves
@@ -498,11 +520,13 @@ def _plots(
     scores: list[Table] = []
     for name, found in documents.items():
         values, least = found.scores()
-        scores += _histogram(name, values, np.linspace(*_nice_range(values), 25), mark=least)
+        scores += _histogram(name, values, _score_edges(values), mark=least)
+    words = {name: found.words() for name, found in documents.items()}
+    sides = {name: found.sides() for name, found in documents.items()}
     groups = [
         ("Image-text similarity (CLIP), before the threshold", scores),
-        ("Words per document", _histograms({n: d.words() for n, d in documents.items()})),
-        ("Shorter side of images, pixels", _histograms({n: d.sides() for n, d in documents.items()})),
+        ("Words per document", _histograms(words)),
+        ("Shorter side of images, pixels", _histograms(sides)),
     ]
     if mix:
         binned, edges = mix["histograms"], mix["histograms"]["token_edges"]
@@ -532,19 +556,24 @@ def _histograms(values: Mapping[str, NDArray[np.int64]]) -> list[Table]:
 
 
 def count_edges(values: NDArray[np.int64]) -> NDArray[np.float64]:
-    """A bin for each number where they are small, else half octaves."""
-    low, high = int(values.min(initial=1 << 40)), int(values.max(initial=0))
+    """A bin for each number where they are small, else half or quarter octaves."""
+    smallest, high = int(values.min(initial=1 << 40)), int(values.max(initial=0))
     if high <= 32:
         return np.arange(0, high + 2, dtype=np.float64)
-    first, last = 2 * np.floor(np.log2(max(low, 1))), 2 * np.log2(high + 1)
-    octaves: NDArray[np.float64] = np.unique(np.round(2 ** (np.arange(first, last + 1) / 2)))
-    return np.append(octaves[octaves <= high], np.round(2 ** (np.ceil(last) / 2)) + 1)
+    low, high = max(smallest, 1), high + 1
+    per_octave = 2 if high > 32 * low else 4
+    first = np.floor(per_octave * np.log2(low))
+    steps = np.arange(first, per_octave * np.log2(high) + 1) / per_octave
+    edges: NDArray[np.float64] = np.unique(np.floor(2**steps))
+    return edges if smallest > 0 else np.append(0, edges)
 
 
-def _nice_range(values: NDArray[np.float32]) -> tuple[float, float]:
-    """Multiples of 0.05 around the values."""
-    low, high = values.min(initial=0), values.max(initial=0.05)
-    return float(np.floor(low * 20) / 20), float(np.ceil(high * 20) / 20)
+def _score_edges(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Bins of 0.02, or of 0.05 where the values spread wide."""
+    low, high = float(values.min(initial=0)), float(values.max(initial=0))
+    step = 0.02 if high - low < 0.5 else 0.05
+    edges: NDArray[np.float64] = np.arange(np.floor(low / step), np.ceil(high / step) + 1) * step
+    return np.round(edges, 2) if len(edges) > 1 else np.array([0, step])
 
 
 def _histogram(
@@ -584,7 +613,7 @@ def _bars(
         "bars": bars,
         "top": top,
         "ticks": [(k * step + middle, _short(edges[k])) for k in ends],
-        "mark": None if mark is None else float(np.interp(mark, edges, np.arange(len(edges)))) * step,
+        "mark": None if mark is None else step * float(np.interp(mark, edges, range(len(edges)))),
         "mark_label": None if mark is None else _short(mark),
         "summary": f"{sum(counts):,} values",
     }
@@ -694,7 +723,9 @@ def _training(file: Path) -> Table | None:
 
 
 def safe_link(url: str | None) -> str | None:
-    """`url` if a browser may be sent there: http or https, with a host."""
+    """`url` if a browser may be sent there: http or https, with a host, and not a book."""
+    if len(url or "") > LINK_CHARACTERS:
+        return None
     try:
         parts = urlsplit(url or "")
     except ValueError:  # "http://[" and its like

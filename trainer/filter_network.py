@@ -30,6 +30,7 @@ import hashlib
 import json
 import re
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ from filters.clip import BUNDLED, on_white
 TRUNK = "tf_efficientnet_lite0"
 IMAGE_SIZE = 160
 WIDTH = 128
+BATCH = 512
 CONFIG: dict[str, Any] = {
     "embed_dim": 384,
     "vision_cfg": {
@@ -108,6 +110,21 @@ class Pictures:
 
     features: Tensor
     classes: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """BATCH pairs, and `alike`: which two of their captions mean the same.
+
+    Trunk features [n, 1280], class probabilities [n, 1000], BPE tokens [n, 32], teacher
+    embeddings [n, 384], alike bool [n, n].
+    """
+
+    features: Tensor
+    classes: Tensor
+    tokens: Tensor
+    teacher: Tensor
+    alike: Tensor
 
 
 # --- pairs ---------------------------------------------------------------------------------
@@ -465,8 +482,7 @@ def distil(student: Any, texts: Texts, steps: int, generator: torch.Generator) -
         batch = next(batches)
         loss = imitation(encode_tokens(student.text, texts.tokens[batch]), texts.teacher[batch])
         descend(loss, adam, schedule)
-        if step % 50 == 0 or step == steps - 1:
-            print(f"distil step {step}: loss {loss.item():.3f}", flush=True)
+        log("distil", step, steps, loss)
 
 
 def pick_texts(pairs: list[Pair], texts: Texts, generator: torch.Generator) -> Tensor:
@@ -482,47 +498,70 @@ def class_embeddings(texts: Texts) -> Tensor:
     return F.normalize(texts.teacher[rows].mean(1), dim=-1)
 
 
-def align(
-    student: Any,
-    pairs: list[Pair],
-    pictures: Pictures,
-    texts: Texts,
-    epochs: int,
-    generator: torch.Generator,
-) -> None:
-    """Trains projection and text tower on all three losses; row i of `pictures` is pair i."""
-    size = 512
-    steps = epochs * (len(pairs) // size)
-    head = student.visual.head
-    adam, schedule = optimiser(
-        [*head.parameters(), *student.text.parameters(), student.logit_scale], 1e-3, steps
-    )
-    names = class_embeddings(texts)
-    others = length_batches(texts, 256, generator)
-    head.train()
-    for step in track(range(steps), "align"):
-        if step % (len(pairs) // size) == 0:
-            order = torch.randperm(len(pairs), generator=generator)
-        batch = order[(step % (len(pairs) // size)) * size :][:size]
-        rows = pick_texts([pairs[i] for i in batch.tolist()], texts, generator)
-        teacher, other = texts.teacher[rows], next(others)
-        view = int(torch.randint(pictures.features.shape[1], (1,), generator=generator))
-        image = F.normalize(head(pictures.features[batch, view]), dim=-1)
-        text = encode_tokens(student.text, texts.tokens[rows])
-        scale = student.logit_scale.exp()
-        alike = (teacher @ teacher.T > SAME_CAPTION) & ~torch.eye(size, dtype=torch.bool)
-        prior = F.cross_entropy(20 * image @ names.T, pictures.classes[batch])
-        loss = (
-            contrast(image, text, scale, alike)
-            + contrast(image, teacher, scale, alike)
-            + PRIOR * prior
-            + imitation(text, teacher)
-            + imitation(encode_tokens(student.text, texts.tokens[other]), texts.teacher[other])
-        )
+def source_weights(pairs: list[Pair]) -> Tensor:
+    """How often to draw each pair: a source counts by the root of its size.
+
+    Drawn evenly, a few large sources of clip art would drown the photographs.
+    """
+    sizes = Counter(pair.source for pair in pairs)
+    return torch.tensor([sizes[pair.source] ** -0.5 for pair in pairs])
+
+
+def draws(
+    pairs: list[Pair], pictures: Pictures, texts: Texts, generator: torch.Generator
+) -> Iterator[Batch]:
+    """Endless random batches; row i of `pictures` is pair i."""
+    weights = source_weights(pairs)
+    while True:
+        rows = torch.multinomial(weights, BATCH, generator=generator)
+        view = torch.randint(pictures.features.shape[1], (BATCH,), generator=generator)
+        chosen = pick_texts([pairs[row] for row in rows.tolist()], texts, generator)
+        teacher = texts.teacher[chosen]
+        alike = (teacher @ teacher.T > SAME_CAPTION) & ~torch.eye(BATCH, dtype=torch.bool)
+        features, classes = pictures.features[rows, view], pictures.classes[rows]
+        yield Batch(features, classes, texts.tokens[chosen], teacher, alike)
+
+
+def picture_loss(image: Tensor, batch: Batch, names: Tensor, scale: Tensor) -> Tensor:
+    """Contrast with the teacher's captions, and the prior of the class names."""
+    prior = F.cross_entropy(20 * image @ names.T, batch.classes)
+    return contrast(image, batch.teacher, scale, batch.alike) + PRIOR * prior
+
+
+def project(student: Any, batches: Iterator[Batch], names: Tensor, steps: int) -> None:
+    """Trains the projection alone against the teacher (locked text, after Zhai et al. 2022)."""
+    head = student.visual.head.train()
+    adam, schedule = optimiser([*head.parameters(), student.logit_scale], 1e-3, steps)
+    for step in track(range(steps), "project"):
+        batch = next(batches)
+        image = F.normalize(head(batch.features), dim=-1)
+        loss = picture_loss(image, batch, names, student.logit_scale.exp())
         descend(loss, adam, schedule)
-        if step % 50 == 0 or step == steps - 1:
-            print(f"align step {step}: loss {loss.item():.3f}", flush=True)
+        log("project", step, steps, loss)
+
+
+def align(student: Any, batches: Iterator[Batch], names: Tensor, steps: int) -> None:
+    """Trains projection and text tower together on all three losses."""
+    head = student.visual.head.train()
+    adam, schedule = optimiser(
+        [*head.parameters(), *student.text.parameters(), student.logit_scale], 5e-4, steps
+    )
+    for step in track(range(steps), "align"):
+        batch = next(batches)
+        image = F.normalize(head(batch.features), dim=-1)
+        text = encode_tokens(student.text, batch.tokens)
+        scale = student.logit_scale.exp()
+        loss = picture_loss(image, batch, names, scale) + imitation(text, batch.teacher)
+        loss = loss + contrast(image, text, scale, batch.alike)
+        descend(loss, adam, schedule)
+        log("align", step, steps, loss)
     head.eval()
+
+
+def log(stage: str, step: int, steps: int, loss: Tensor) -> None:
+    """A line for every fiftieth step and the last."""
+    if step % 50 == 0 or step == steps - 1:
+        print(f"{stage} step {step}: loss {loss.item():.3f}", flush=True)
 
 
 # --- evaluation ----------------------------------------------------------------------------
@@ -616,7 +655,9 @@ def train(options: argparse.Namespace) -> Any:
     generator = torch.Generator().manual_seed(options.seed)
     student = new_student(trunk_weights(options.image_weights), options.text_teacher)
     distil(student, texts, options.distil_steps, generator)
-    align(student, known, rows_of(pictures, seen), texts, options.epochs, generator)
+    batches = draws(known, rows_of(pictures, seen), texts, generator)
+    project(student, batches, class_embeddings(texts), options.project_steps)
+    align(student, batches, class_embeddings(texts), options.align_steps)
     vectors = embeddings(student, tested, rows_of(pictures, test))
     for name, value in report(*vectors, tested).items():
         print(f"AUC {value:.3f}  {name}")
@@ -648,8 +689,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--held-out", nargs="+", default=HELD_OUT, metavar="SOURCE")
     parser.add_argument("--out", type=Path, default=Path("filters/weights"), metavar="DIR")
     parser.add_argument("--cache", type=Path, default=Path(".cache/filter_network"))
-    parser.add_argument("--distil-steps", type=int, default=1500)
-    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--distil-steps", type=int, default=600)
+    parser.add_argument("--project-steps", type=int, default=600)
+    parser.add_argument("--align-steps", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()

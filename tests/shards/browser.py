@@ -76,8 +76,11 @@ def _requests(log: Path) -> list[str]:
     """URLs of requests that a page, not the browser, initiated."""
     found = json.loads(log.read_text())
     start = found["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
-    params = [event["params"] for event in found["events"] if event["type"] == start
-              and "url" in event.get("params", {})]
+    params = [
+        event["params"]
+        for event in found["events"]
+        if event["type"] == start and "url" in event.get("params", {})
+    ]
     return [
         p["url"]
         for p in params

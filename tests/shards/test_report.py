@@ -5,7 +5,6 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,12 @@ def finish(run: Path, name: str, order: int, config: Any = None) -> None:
 
 
 def write_stage(
-    run: Path, name: str, order: int, kept: pa.Table, drops: list[dict[str, Any]], config: Any = None
+    run: Path,
+    name: str,
+    order: int,
+    kept: pa.Table,
+    drops: list[dict[str, Any]],
+    config: Any = None,
 ) -> None:
     read = {"document": kept.num_rows + len(drops)}
     rows = pa.Table.from_pylist(drops, schema=schema.DROP)
@@ -96,6 +100,7 @@ class Page(HTMLParser):
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.rows: list[list[str]] = []
+        self.in_cell = False
         self.text = ""
         self.feed(file.read_text(encoding="utf-8"))
 
@@ -105,10 +110,15 @@ class Page(HTMLParser):
             self.rows.append([])
         if tag in ("td", "th"):
             self.rows[-1].append("")
+            self.in_cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self.in_cell = False
 
     def handle_data(self, data: str) -> None:
         self.text += data
-        if self.rows and self.rows[-1]:
+        if self.in_cell:
             self.rows[-1][-1] += " ".join(data.split())
 
     def row(self, first: str) -> list[str]:
@@ -153,8 +163,7 @@ def test_prefix_deviation_is_the_worst_over_all_prefixes(run: Path, mixture: Mix
     expected = ", ".join(f"{name} {value:.2f}" for name, value in worst.items())
     found = [label for label in Page(report.write_report(run)).labels() if "Deviation" in label]
     assert found == [
-        f"Deviation from the requested share by position; worst {expected}; "
-        "the bound is 1 sequence"
+        f"Deviation from the requested share by position; worst {expected}; the bound is 1 sequence"
     ]
 
 
