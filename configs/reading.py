@@ -26,10 +26,15 @@ def load(model: type[Model], path: Path, assignments: Sequence[str] = ()) -> Mod
     tree = read_yaml(path)
     for assignment in assignments:
         set_key(tree, assignment)
+    return check(model, tree, str(path))
+
+
+def check(model: type[Model], tree: dict[str, Any], where: str) -> Model:
+    """A checked recipe from plain values; raises `ConfigError`, which begins with `where`."""
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(explain(error, model, str(path))) from error
+        raise ConfigError(explain(error, model, where)) from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

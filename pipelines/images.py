@@ -28,25 +28,35 @@ TELL_EVERY = 20  # URLs
 REQUEST = pa.schema([("url", pa.string()), ("part", pa.int32())])
 
 
-def drop_images(documents: pa.Table, reasons: Sequence[str | None]) -> Part:
+Reasons = Sequence[str | None]  # one for each part of each document, end to end
+
+
+def drop_images(documents: pa.Table, reasons: Reasons, details: Reasons | None = None) -> Part:
     """Take out the image parts that have a reason, and the documents that lose all their images.
 
-    `reasons` has one entry for each part of each document, end to end. A document with a single
-    image is dropped for that image's reason.
+    A document with a single image is dropped for that image's reason. `details` go into the
+    ledger beside the reasons.
     """
+    details = details or [None] * len(reasons)
     parents, parts = schema.flatten_parts(documents)
     keep = np.array([reason is None for reason in reasons], dtype=bool)
     owner, is_image = np.asarray(parents), np.asarray(parts.field("text").is_null())
     before = np.bincount(owner[is_image], minlength=documents.num_rows)
     after = np.bincount(owner[is_image & keep], minlength=documents.num_rows)
     lost = np.flatnonzero((before > 0) & (after == 0))
-    drops = _image_drops(documents, owner, parts, reasons)
     whole: list[str | None] = [None] * documents.num_rows
+    about: list[str | None] = [None] * documents.num_rows
     for row in lost:
         whole[row] = "no_images_left"
         if before[row] == 1:
-            whole[row] = reasons[int(np.flatnonzero((owner == row) & is_image)[0])]
-    drops = pa.concat_tables([drops, ledger.drop_rows(documents, whole)])
+            only = int(np.flatnonzero((owner == row) & is_image)[0])
+            whole[row], about[row] = reasons[only], details[only]
+    drops = pa.concat_tables(
+        [
+            _image_drops(documents, owner, parts, reasons, details),
+            ledger.drop_rows(documents, whole, details=about),
+        ]
+    )
     offsets = np.concatenate(
         [[0], np.bincount(owner[keep], minlength=documents.num_rows).cumsum()]
     ).astype(np.int32)
@@ -56,13 +66,13 @@ def drop_images(documents: pa.Table, reasons: Sequence[str | None]) -> Part:
 
 
 def _image_drops(
-    documents: pa.Table, owner: Any, parts: pa.StructArray, reasons: Sequence[str | None]
+    documents: pa.Table, owner: Any, parts: pa.StructArray, reasons: Reasons, details: Reasons
 ) -> pa.Table:
     lost = [i for i, reason in enumerate(reasons) if reason is not None]
     ids = documents["id"].to_pylist()
     shown = parts.take(pa.array(lost, pa.int64())).to_pylist()
     rows = [
-        ledger.image_drop_row(ids[owner[i]], part, str(reasons[i]))
+        ledger.image_drop_row(ids[owner[i]], part, str(reasons[i]), detail=details[i])
         for i, part in zip(lost, shown, strict=True)
     ]
     return pa.Table.from_pylist(rows, schema=schema.DROP)
@@ -237,9 +247,19 @@ def _filter_part(
     documents: pa.Table, part: int, *, filters: Sequence[FilterSpec], download: Path
 ) -> Part:
     where, rows = image_rows(documents, read_index(download, part))
-    reasons: list[str | None] = [None] * len(schema.flatten_parts(documents)[1])
+    n = len(schema.flatten_parts(documents)[1])
+    reasons: list[str | None] = [None] * n
+    details: list[str | None] = [None] * n
+    for i, detail in zip(where, map(_measures, rows.to_pylist()), strict=True):
+        details[i] = detail
     for spec in filters:
         found = FILTERS[spec.name](rows, **spec.thresholds).to_pylist()
         for i, reason in zip(where, found, strict=True):
             reasons[i] = reasons[i] or reason
-    return drop_images(documents, reasons)
+    return drop_images(documents, reasons, details)
+
+
+def _measures(row: dict[str, Any]) -> str:
+    """What image filters decide by, for the ledger."""
+    sides = f"{row['width']}x{row['height']} {row['format']}"
+    return sides if row["score"] is None else f"{sides}, score {row['score']:.4f}"

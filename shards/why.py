@@ -12,7 +12,6 @@ from shards import ledger, schema
 from shards.storage import read_json, read_table
 from shards.tar import MANIFEST
 
-
 INDEX_COLUMNS = ["position", "documents"]
 
 

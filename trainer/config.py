@@ -3,28 +3,19 @@
 Importing this module does not import torch, so that a command line can check a file at once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
+
+from configs.reading import Strict, load
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
-class ConfigError(ValueError):
-    """A config that cannot be used; the message names each key and what it may be."""
-
-
-class Box(BaseModel):
-    """Unknown keys are errors: a misspelt key must not leave a default in its place."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class EncoderConfig(Box):
+class EncoderConfig(Strict):
     """The image encoder: the bundled CLIP or any open_clip model."""
 
     model: str = "mixwright-small"
@@ -44,13 +35,13 @@ class EncoderConfig(Box):
         return self
 
 
-class ConnectorConfig(Box):
+class ConnectorConfig(Strict):
     """How patch tokens become the shards' number of tokens an image."""
 
     kind: Literal["average"] = "average"
 
 
-class DecoderConfig(Box):
+class DecoderConfig(Strict):
     """The language model's shape; its vocabulary is the tokenizer's."""
 
     width: Count
@@ -69,7 +60,7 @@ class DecoderConfig(Box):
         return self
 
 
-class OptimiserConfig(Box):
+class OptimiserConfig(Strict):
     """AdamW with a linear warm-up and a cosine decay; the defaults are MM1's where it says them."""
 
     peak_lr: Annotated[float, Field(gt=0)] | Literal["mm1"] = "mm1"
@@ -82,7 +73,7 @@ class OptimiserConfig(Box):
     grad_clip: Annotated[float, Field(gt=0)] = 1.0  # largest norm of the whole gradient
 
 
-class TrainConfig(Box):
+class TrainConfig(Strict):
     """One run: which shards, which model, for how long, and where the results go."""
 
     name: str
@@ -103,61 +94,6 @@ class TrainConfig(Box):
     cache_sequences: Annotated[int, Field(ge=0)] = 0  # prepared sequences kept in memory
 
 
-def load_config(path: Path, overrides: list[str] | None = None) -> TrainConfig:
-    """Reads a YAML file, then applies overrides such as "decoder.width=256".
-
-    Raises:
-        ConfigError: not YAML, an override without "=", an unknown key (the message lists those
-            allowed), or a value out of range.
-        FileNotFoundError: no such file.
-    """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} must hold keys and values")
-    for override in overrides or []:
-        _set(values, override)
-    return parse_config(values, str(path))
-
-
-def parse_config(values: dict[str, Any], where: str) -> TrainConfig:
-    """A config from plain values; `where` they came from opens the error message.
-
-    Raises:
-        ConfigError: as `load_config`.
-    """
-    try:
-        return TrainConfig.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError("\n  ".join([f"{where}:", *_problems(error)])) from None
-
-
-def _set(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals:
-        raise ConfigError(f"override {override!r} is not key=value")
-    *boxes, last = key.split(".")
-    for box in boxes:
-        values = values.setdefault(box, {})
-        if not isinstance(values, dict):
-            raise ConfigError(f"override {override!r}: {box} holds a value, not keys")
-    values[last] = yaml.safe_load(text)
-
-
-def _problems(error: ValidationError) -> Iterator[str]:
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            allowed = ", ".join(_fields(problem["loc"][:-1]))
-            yield f"{key}: unknown key; allowed here: {allowed}"
-        else:
-            yield f"{key}: {problem['msg']}" if key else problem["msg"]
-
-
-def _fields(box: tuple[int | str, ...]) -> list[str]:
-    model: Any = TrainConfig
-    for part in box:
-        model = model.model_fields[str(part)].annotation
-    return sorted(model.model_fields)
+def load_config(path: Path, assignments: Sequence[str] = ()) -> TrainConfig:
+    """Read and check a training recipe, with `--set` assignments applied; raises `ConfigError`."""
+    return load(TrainConfig, path, assignments)

@@ -10,8 +10,9 @@ import open_clip
 import pytest
 import torch
 
+from configs.reading import check
 from shards.loader import open_shards
-from trainer.config import EncoderConfig, parse_config
+from trainer.config import EncoderConfig, TrainConfig
 from trainer.data import Batch, Examples, vocabulary
 from trainer.model import ImageEncoder, MultimodalModel, build_model
 
@@ -25,7 +26,7 @@ FEATURES = {"vit": (32, 4, 4), "resnet": (256, 2, 2), "timm": (64, 2, 2)}
 
 @pytest.fixture
 def batch_and_model(values: dict[str, Any]) -> tuple[Examples, MultimodalModel]:
-    config = parse_config(values, "test")
+    config = check(TrainConfig, values, "test")
     shards = open_shards(config.shards)
     words = vocabulary(shards.manifest)
     model, preprocess = build_model(config, words.size, words.image, 4)
@@ -95,7 +96,9 @@ def test_every_kind_of_tower_gives_a_map_and_learns_unless_frozen(
 def test_first_weights_depend_on_the_seed_alone(values: dict[str, Any]) -> None:
     def weights(seed: int) -> dict[str, torch.Tensor]:
         torch.rand(seed + 1)  # what was drawn before must not matter
-        return build_model(parse_config(values | {"seed": seed}, ""), 30, 1, 4)[0].state_dict()
+        return build_model(check(TrainConfig, values | {"seed": seed}, ""), 30, 1, 4)[
+            0
+        ].state_dict()
 
     one, same, other = weights(1), weights(1), weights(2)
     assert all(torch.equal(one[name], same[name]) for name in one)
@@ -104,7 +107,7 @@ def test_first_weights_depend_on_the_seed_alone(values: dict[str, Any]) -> None:
 
 def test_an_encoder_takes_another_image_size(tower: str, values: dict[str, Any]) -> None:
     encoder = EncoderConfig(model=tower, freeze=False, image_size=48)
-    config = parse_config(values, "test").model_copy(update={"encoder": encoder})
+    config = check(TrainConfig, values, "test").model_copy(update={"encoder": encoder})
     model, _ = build_model(config, 30, 1, 4)
     assert model.encoder(model.encoder.blank()).shape == (1, 32, 6, 6)
 

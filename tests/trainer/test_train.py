@@ -7,9 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from configs.reading import check
 from shards import storage
 from trainer import checkpoint
-from trainer.config import TrainConfig, parse_config
+from trainer.config import TrainConfig
 from trainer.data import Examples
 from trainer.train import Progress, build_run, evaluate, train
 
@@ -27,7 +28,7 @@ def kill_at(step: int) -> Progress:
 
 
 def config_of(values: dict[str, Any], out: Path, **changes: Any) -> TrainConfig:
-    return parse_config(values | {"out": str(out)} | changes, "test")
+    return check(TrainConfig, values | {"out": str(out)} | changes, "test")
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:

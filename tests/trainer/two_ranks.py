@@ -11,9 +11,10 @@ from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from configs.reading import check
 from shards.loader import open_shards
 from tests.trainer.conftest import TINY_TOWER
-from trainer.config import parse_config
+from trainer.config import TrainConfig
 from trainer.data import Examples, vocabulary
 from trainer.model import MultimodalModel, build_model
 
@@ -48,7 +49,7 @@ def main(rank: int, folder: Path) -> None:
 
 
 def build(folder: Path, rank: int) -> tuple[Examples, MultimodalModel]:
-    config = parse_config(json.loads((folder / "values.json").read_text()), "test")
+    config = check(TrainConfig, json.loads((folder / "values.json").read_text()), "test")
     own = folder / str(rank) / f"{config.encoder.model}.json"
     own.parent.mkdir()
     own.write_text(json.dumps(TINY_TOWER))
