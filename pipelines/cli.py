@@ -146,6 +146,7 @@ def execute(recipe: "Recipe", only: str | None = None, *, dry_run: bool = False)
 def _execute(recipe: "Recipe", stages: list[Any]) -> None:
     from pipelines import progress
     from pipelines.run import execute as execute_stages
+    from pipelines.runners import pipeline_options
 
     selecting = {stage.name for stage in stages if stage.selects}
 
@@ -157,7 +158,8 @@ def _execute(recipe: "Recipe", stages: list[Any]) -> None:
         if name in selecting and (warning := progress.warning(name, counts)):
             console.print(f"  warning: {warning}", style="yellow", markup=False, soft_wrap=True)
 
-    execute_stages(recipe.out, stages, recipe.runner, watch=watch, done=done)
+    options = pipeline_options(recipe.runner)
+    execute_stages(recipe.out, stages, options, watch=watch, done=done)
 
 
 @contextmanager

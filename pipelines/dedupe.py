@@ -8,6 +8,7 @@ needs all keys in one place, and nothing depends on the order in which rows arri
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import apache_beam as beam
@@ -119,7 +120,7 @@ def _runs(keys: list[str]) -> Any:
     """For each of the sorted `keys` the position of the first one equal to it."""
     if not keys:
         return np.empty(0, dtype=np.int64)
-    new = np.array([True, *(a != b for a, b in zip(keys, keys[1:], strict=False))])
+    new = np.array([True, *(a != b for a, b in pairwise(keys))])
     return np.maximum.accumulate(np.where(new, np.arange(len(keys)), 0))
 
 
@@ -168,19 +169,18 @@ def _exact(documents: pa.Table, texts: list[str], kind: str) -> Sequence[str | N
     if kind == "image":
         return [f"image:{shown[0]}" if shown else None for shown in images]
     keys = minhash.content_key(texts)
-    return [f"content:{schema.digest(k, *s)}" for k, s in zip(keys, images, strict=True)]
+    return [
+        f"content:{schema.digest(key, *shown)}" if text.strip() or shown else None
+        for text, key, shown in zip(texts, keys, images, strict=True)
+    ]
 
 
 def _bands(texts: list[str], near: Near) -> Iterator[list[str | None]]:
     """The keys of each band; a text without words has none."""
     signatures = minhash.signatures(texts, ngram=near.ngram, bands=near.bands, rows=near.rows)
-    empty = [not text.strip() for text in texts]
     for band in range(near.bands):
         column = signatures[:, band].tolist()
-        yield [
-            None if nothing else f"band:{band}:{key:016x}"
-            for key, nothing in zip(column, empty, strict=True)
-        ]
+        yield [None if key == minhash.NO_KEY else f"band:{band}:{key:016x}" for key in column]
 
 
 def _key_table(

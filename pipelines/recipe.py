@@ -1,5 +1,6 @@
 """From a recipe to the stages of its run."""
 
+from configs.reading import ConfigError
 from pipelines import captions, interleaved, mix, text
 from pipelines.config import Recipe
 from pipelines.mix import Source
@@ -32,14 +33,14 @@ def _source(corpus: str, stages: list[Stage]) -> Source:
 def selected(stages: list[Stage], only: str | None) -> list[Stage]:
     """The stages that `--only` names, by stage or corpus, and those that they read.
 
-    Raises `ValueError` that lists what may be named.
+    Raises `ConfigError` that lists what may be named.
     """
     if only is None:
         return stages
     known = {stage.name: stage for stage in stages}
     wanted = [s.name for s in stages if only in (s.name, s.name.split("/")[0])]
     if not wanted:
-        raise ValueError(f"--only {only}: no such stage; there are {', '.join(known)}")
+        raise ConfigError(f"--only {only}: no such stage; there are {', '.join(known)}")
     needed: set[str] = set()
     while wanted:
         name = wanted.pop()

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines.runners import pipeline_options
 from pipelines.stage import Place, Stage
 from shards import ledger
 from shards.ledger import STAGE_FILE
@@ -172,7 +172,7 @@ def _graph(begin: Any, stage: Stage, place: Place) -> Any:
 def execute(
     run: Path,
     stages: Sequence[Stage],
-    runner: Any,
+    options: PipelineOptions,
     *,
     watch: Watch,
     done: Callable[[str, ledger.Counts, float], None],
@@ -187,7 +187,6 @@ def execute(
             places[p.stage.name].out.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
         shown = {name: (place.out, place.parts) for name, place in places.items()}
-        options = pipeline_options(runner)
         with watch(shown), beam.Pipeline(options=options) as pipeline:
             for p in wave:
                 _ = pipeline | p.stage.name >> _graph(p.stage, places[p.stage.name])

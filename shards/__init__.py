@@ -1,0 +1,1 @@
+"""The data model, the image store, and shards: written, read, verified and described."""

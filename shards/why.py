@@ -43,7 +43,8 @@ def why(run: Path, query: str) -> list[Answer]:
         mine = [a for name, folder in stages for a in _drops(name, folder, identity)]
         by_url = [a for a in drops if a.id == identity and a not in mine]
         places = list(_places(run, identity))
-        answers += mine + by_url + (places or _surplus(run, identity, bool(mine)))
+        gone = any(a.outcome in ("dropped", "error") for a in mine)
+        answers += mine + by_url + (places or _surplus(run, identity, gone))
     return answers
 
 

@@ -52,7 +52,7 @@ from torch.nn import functional as F
 from filters.clip import BUNDLED, on_white
 
 TRUNK = "tf_efficientnet_lite0"
-IMAGE_SIZE = 160
+IMAGE_SIZE = 192
 WIDTH = 128
 BATCH = 512
 CONFIG: dict[str, Any] = {
@@ -125,6 +125,10 @@ class Batch:
     tokens: Tensor
     teacher: Tensor
     alike: Tensor
+
+
+# Endless batches of BPE tokens [n, 32] and their teacher embeddings [n, 384].
+TextBatches = Iterator[tuple[Tensor, Tensor]]
 
 
 # --- pairs ---------------------------------------------------------------------------------
@@ -446,14 +450,14 @@ def identity(logits: Tensor) -> Tensor:
     return torch.arange(len(logits))
 
 
-def length_batches(texts: Texts, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Endless batches of rows whose texts are about equally long, in random order."""
+def length_batches(texts: Texts, generator: torch.Generator) -> TextBatches:
+    """Endless batches of 256 texts about equally long, in random order."""
     lengths = texts.tokens.argmax(1)
     while True:
         noise = torch.rand(len(lengths), generator=generator)
-        batches = torch.split((lengths + noise).argsort(), size)
+        batches = torch.split((lengths + noise).argsort(), 256)
         for batch in torch.randperm(len(batches), generator=generator):
-            yield batches[batch]
+            yield texts.tokens[batches[batch]], texts.teacher[batches[batch]]
 
 
 def optimiser(
@@ -474,13 +478,12 @@ def descend(
     schedule.step()
 
 
-def distil(student: Any, texts: Texts, steps: int, generator: torch.Generator) -> None:
+def distil(student: Any, batches: TextBatches, steps: int) -> None:
     """Trains the text tower alone to imitate the teacher."""
     adam, schedule = optimiser(student.text.parameters(), 2e-3, steps)
-    batches = length_batches(texts, 256, generator)
     for step in track(range(steps), "distil"):
-        batch = next(batches)
-        loss = imitation(encode_tokens(student.text, texts.tokens[batch]), texts.teacher[batch])
+        tokens, teacher = next(batches)
+        loss = imitation(encode_tokens(student.text, tokens), teacher)
         descend(loss, adam, schedule)
         log("distil", step, steps, loss)
 
@@ -540,19 +543,29 @@ def project(student: Any, batches: Iterator[Batch], names: Tensor, steps: int) -
         log("project", step, steps, loss)
 
 
-def align(student: Any, batches: Iterator[Batch], names: Tensor, steps: int) -> None:
-    """Trains projection and text tower together on all three losses."""
+def align(
+    student: Any, batches: Iterator[Batch], others: TextBatches, names: Tensor, steps: int
+) -> None:
+    """Trains projection and text tower together on all three losses.
+
+    The tower goes on imitating the teacher on `others`, or it would forget every word that the
+    captions lack.
+    """
     head = student.visual.head.train()
     adam, schedule = optimiser(
         [*head.parameters(), *student.text.parameters(), student.logit_scale], 5e-4, steps
     )
     for step in track(range(steps), "align"):
-        batch = next(batches)
+        batch, (tokens, teacher) = next(batches), next(others)
         image = F.normalize(head(batch.features), dim=-1)
         text = encode_tokens(student.text, batch.tokens)
         scale = student.logit_scale.exp()
-        loss = picture_loss(image, batch, names, scale) + imitation(text, batch.teacher)
-        loss = loss + contrast(image, text, scale, batch.alike)
+        loss = (
+            picture_loss(image, batch, names, scale)
+            + contrast(image, text, scale, batch.alike)
+            + imitation(text, batch.teacher)
+            + imitation(encode_tokens(student.text, tokens), teacher)
+        )
         descend(loss, adam, schedule)
         log("align", step, steps, loss)
     head.eval()
@@ -654,10 +667,11 @@ def train(options: argparse.Namespace) -> Any:
     torch.manual_seed(options.seed)
     generator = torch.Generator().manual_seed(options.seed)
     student = new_student(trunk_weights(options.image_weights), options.text_teacher)
-    distil(student, texts, options.distil_steps, generator)
+    others, names = length_batches(texts, generator), class_embeddings(texts)
+    distil(student, others, options.distil_steps)
     batches = draws(known, rows_of(pictures, seen), texts, generator)
-    project(student, batches, class_embeddings(texts), options.project_steps)
-    align(student, batches, class_embeddings(texts), options.align_steps)
+    project(student, batches, names, options.project_steps)
+    align(student, batches, others, names, options.align_steps)
     vectors = embeddings(student, tested, rows_of(pictures, test))
     for name, value in report(*vectors, tested).items():
         print(f"AUC {value:.3f}  {name}")
@@ -689,9 +703,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--held-out", nargs="+", default=HELD_OUT, metavar="SOURCE")
     parser.add_argument("--out", type=Path, default=Path("filters/weights"), metavar="DIR")
     parser.add_argument("--cache", type=Path, default=Path(".cache/filter_network"))
-    parser.add_argument("--distil-steps", type=int, default=600)
-    parser.add_argument("--project-steps", type=int, default=600)
-    parser.add_argument("--align-steps", type=int, default=200)
+    parser.add_argument("--distil-steps", type=int, default=1500)
+    parser.add_argument("--project-steps", type=int, default=400)
+    parser.add_argument("--align-steps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()

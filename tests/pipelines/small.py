@@ -8,6 +8,7 @@ import yaml
 from pipelines.config import Recipe
 from pipelines.recipe import stages_of
 from pipelines.run import execute
+from pipelines.runners import pipeline_options
 from pipelines.site import Site
 
 SAMPLE = Path(__file__).parent.parent / "data" / "sample"
@@ -35,7 +36,7 @@ def run_quietly(recipe: Recipe) -> list[str]:
     execute(
         recipe.out,
         stages_of(recipe),
-        recipe.runner,
+        pipeline_options(recipe.runner),
         watch=lambda places: nullcontext(),
         done=lambda name, counts, seconds: ran.append(name),
     )

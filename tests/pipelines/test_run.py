@@ -116,12 +116,12 @@ def kill_when(process: "subprocess.Popen[bytes]", run: Path, pattern: str, count
     return False
 
 
-# Files whose appearance marks a moment: in the middle of a download, of a keyed stage, of packing,
-# and of the shards.
+# Files whose appearance marks a moment, in the order of the run: in the middle of a download, of a
+# keyed stage, of a filter, of packing, and of the shards.
 MOMENTS = [
-    ("captions/.download.*/store/*.tar*", 2),
-    ("interleaved/.image_filters.*/counts/*.json", 1),
+    ("captions/.download.*/store/*.parquet", 1),
     ("text/.dedupe.*/counts/*.json", 1),
+    ("interleaved/.image_filters.*/counts/*.json", 1),
     (".pack.*/counts/*.json", 2),
     (".shards.*/mixwright-*.tar", 1),
 ]

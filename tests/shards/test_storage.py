@@ -6,6 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shards import storage
 
@@ -92,3 +94,44 @@ def test_a_hashing_writer_counts_bytes_and_not_items(tmp_path: Path) -> None:
         assert out.sha256() == hashlib.sha256(b"ab" + bytes(16)).hexdigest()
     with pytest.raises(TypeError):
         pickle.dumps(out)
+
+
+@pytest.fixture(scope="module")
+def forty_rows(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """The same forty rows in files of different row groups."""
+    folder = tmp_path_factory.mktemp("rows")
+    table = pa.table({"n": range(40), "lists": [["x"] * (n % 3) for n in range(40)]})
+    files = {size: folder / f"{size}.parquet" for size in (1, 7, 8, 40, 100)}
+    for size, path in files.items():
+        storage.write_table(path, table, row_group_size=size)
+    return files
+
+
+@given(st.sampled_from([1, 7, 8, 40, 100]), st.integers(0, 45), st.integers(0, 45))
+def test_rows_are_those_of_the_whole_table(
+    forty_rows: dict[int, Path], size: int, first: int, count: int
+) -> None:
+    path = forty_rows[size]
+    expected = storage.read_table(path).slice(first, count)
+    assert storage.read_rows(path, first, count).equals(expected)
+
+
+def test_rows_are_read_from_the_row_groups_that_hold_them(
+    forty_rows: dict[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[list[int]] = []
+    groups = pq.ParquetFile.read_row_groups
+
+    def noting(file: pq.ParquetFile, wanted: list[int]) -> pa.Table:
+        read.append(wanted)
+        return groups(file, wanted)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_groups", noting)
+    assert storage.read_rows(forty_rows[8], 15, 2)["n"].to_pylist() == [15, 16]
+    assert read == [[1, 2]]
+
+
+def test_an_empty_file_has_no_rows(tmp_path: Path) -> None:
+    table = pa.table({"a": pa.array([], pa.int32())})
+    storage.write_table(tmp_path / "a", table)
+    assert storage.read_rows(tmp_path / "a", 0, 5).equals(table)

@@ -1,27 +1,36 @@
-"""A small real run that many tests look at: pages and pictures of the sample over loopback HTTP."""
+"""A small real run that many tests look at: pages and pictures of the sample over loopback HTTP.
+
+Beam takes seconds to import, so the fixtures import what they need.
+"""
 
 import csv
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.config import Recipe, load_recipe
-from pipelines.crawl import crawl
-from pipelines.site import Site, serve
-from tests.pipelines.small import SAMPLE, run_quietly, small_recipe
+if TYPE_CHECKING:
+    from pipelines.config import Recipe
+    from pipelines.site import Site
 
 
 @pytest.fixture(scope="session")
-def site() -> Iterator[Site]:
+def site() -> Iterator["Site"]:
+    from pipelines.site import serve
+    from tests.pipelines.small import SAMPLE
+
     with serve(SAMPLE) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def small_input(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_input(site: "Site", tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every tenth caption and every eighth page of the sample, crawled into two WARCs a corpus."""
+    from pipelines.crawl import crawl
+    from tests.pipelines.small import SAMPLE
+
     folder = tmp_path_factory.mktemp("input")
     captions = pq.read_table(SAMPLE / "captions.parquet")
     pq.write_table(
@@ -36,8 +45,13 @@ def small_input(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_run(site: Site, small_input: Path, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+def small_run(
+    site: "Site", small_input: Path, tmp_path_factory: pytest.TempPathFactory
+) -> "Recipe":
     """The recipe of a finished run; tests must not change its folder."""
+    from pipelines.config import load_recipe
+    from tests.pipelines.small import run_quietly, small_recipe
+
     folder = tmp_path_factory.mktemp("small")
     recipe = load_recipe(small_recipe(folder / "r.yaml", folder / "run", small_input, site))
     run_quietly(recipe)
