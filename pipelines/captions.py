@@ -14,15 +14,7 @@ from pipelines.config import Captions, Download, Tables, expand
 from pipelines.dedupe import dedupe_stage
 from pipelines.images import download_stage, image_filter_stage
 from pipelines.score import score_stage
-from pipelines.stage import (
-    Part,
-    Place,
-    Stage,
-    each_part,
-    filter_stage,
-    pending,
-    write_documents,
-)
+from pipelines.stage import Part, Place, Stage, filter_stage, write_documents
 from shards import ledger, schema
 from shards.storage import read_rows
 
@@ -67,15 +59,16 @@ def _rows_of(file: str) -> int:
         return max(sum(1 for _ in lines) - 1, 0)
 
 
-def _read(begin: Any, place: Place, tables: Tables, slices: Sequence[Slice]) -> Any:
-    todo = [(part, slices[part]) for part in pending(place)]
-    work = partial(_read_part, place=place, tables=tables)
-    return each_part(begin, todo) | "read" >> beam.MapTuple(work)
+def _read(parts: Any, place: Place, tables: Tables, slices: Sequence[Slice]) -> Any:
+    return parts | "read" >> beam.Map(_read_part, place, tables, slices)
 
 
-def _read_part(part: int, rows: Slice, *, place: Place, tables: Tables) -> int:
-    table = _load(*rows)
-    write_documents(place, part, table, pairs(table, tables, file=rows[0], first=rows[1]))
+def _read_part(part: int, place: Place, tables: Tables, slices: Sequence[Slice]) -> int:
+    with place.clock():
+        if not place.has(part):
+            file, first, rows = slices[part]
+            table = _load(file, first, rows)
+            write_documents(place, part, table, pairs(table, tables, file=file, first=first))
     return part
 
 

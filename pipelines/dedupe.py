@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from filters import minhash
 from pipelines.config import Dedupe, Near
 from pipelines.images import drop_images
-from pipelines.stage import Part, Place, Stage, each_part, pending, write_documents
+from pipelines.stage import Part, Place, Stage, write_documents
 from shards import ledger, schema
 
 KEY = pa.schema(
@@ -62,55 +62,58 @@ def image_copies_stage(name: str, source: Stage, most: int) -> Stage:
     )
 
 
-def _dedupe(begin: Any, place: Place, options: Dedupe) -> Any:
+def _dedupe(parts: Any, place: Place, options: Dedupe) -> Any:
     keys = partial(document_keys, options=options)
-    return _by_key(begin, place, keys, losers, drop_losers, images=False)
+    return _by_key(parts, place, keys, losers, drop_losers, images=False)
 
 
-def _drop_frequent_images(begin: Any, place: Place, most: int) -> Any:
+def _drop_frequent_images(parts: Any, place: Place, most: int) -> Any:
     verdicts = partial(frequent, most=most)
-    return _by_key(begin, place, image_keys, verdicts, drop_frequent, images=True)
+    return _by_key(parts, place, image_keys, verdicts, drop_frequent, images=True)
 
 
 def _by_key(
-    begin: Any, place: Place, keys: Keys, verdicts: Verdicts, apply: Apply, *, images: bool
+    parts: Any, place: Place, keys: Keys, verdicts: Verdicts, apply: Apply, *, images: bool
 ) -> Any:
     found = (
-        each_part(begin, range(place.parts))
+        parts
         | "keys" >> beam.FlatMap(_split_keys, place, keys)
         | "by key" >> beam.GroupByKey()
         | "judge" >> beam.FlatMap(_judge, verdicts)
     )
-    waiting = begin | "waiting" >> beam.Create([(part, None) for part in pending(place)])
     return (
-        {"waiting": waiting, "verdicts": found}
+        {"part": parts | "key" >> beam.Map(lambda part: (part, None)), "verdicts": found}
         | "by part" >> beam.CoGroupByKey()
-        | "write" >> beam.FlatMap(_write, place, apply, images)
+        | "write" >> beam.Map(_write, place, apply, images)
     )
 
 
-def _split_keys(part: int, place: Place, keys: Keys) -> Iterator[tuple[int, pa.Table]]:
-    table = keys(place.read(part), part)
+def _split_keys(part: int, place: Place, keys: Keys) -> list[tuple[int, pa.Table]]:
+    with place.clock():
+        table = keys(place.read(part), part)
     hashes = [int(schema.digest(key)[:8], 16) % place.parts for key in table["key"].to_pylist()]
-    for partition in sorted(set(hashes)):
-        yield partition, table.filter(pa.array([h == partition for h in hashes]))
+    return [
+        (partition, table.filter(pa.array([h == partition for h in hashes])))
+        for partition in sorted(set(hashes))
+    ]
 
 
-def _judge(group: tuple[int, Iterable[pa.Table]], verdicts: Verdicts) -> Iterator[Any]:
+def _judge(group: tuple[int, Iterable[pa.Table]], verdicts: Verdicts) -> list[tuple[int, pa.Table]]:
     found = verdicts(pa.concat_tables(group[1]).sort_by([(name, "ascending") for name in ORDER]))
-    for part in sorted(set(found["part"].to_pylist())):
-        yield part, found.filter(pc.equal(found["part"], part))
+    parts = sorted(set(found["part"].to_pylist()))
+    return [(part, found.filter(pc.equal(found["part"], part))) for part in parts]
 
 
 def _write(
     group: tuple[int, dict[str, Iterable[Any]]], place: Place, apply: Apply, images: bool
-) -> Iterator[int]:
-    part, found = group
-    if list(found["waiting"]):
-        documents = place.read(part)
-        verdicts = pa.concat_tables([LOSER.empty_table(), *found["verdicts"]])
-        write_documents(place, part, documents, apply(documents, verdicts), images=images)
-        yield part
+) -> int:
+    part, given = group
+    with place.clock():
+        if not place.has(part):
+            documents = place.read(part)
+            verdicts = pa.concat_tables([LOSER.empty_table(), *given["verdicts"]])
+            write_documents(place, part, documents, apply(documents, verdicts), images=images)
+    return part
 
 
 LOSER = pa.schema([*KEY, ("keeper", pa.string())])

@@ -8,7 +8,7 @@ import apache_beam as beam
 
 from pipelines.config import Warcs, expand
 from pipelines.extract import extract_pages, read_warc
-from pipelines.stage import Place, Stage, each_part, pending
+from pipelines.stage import Place, Stage
 from shards import ledger
 
 Mode = Literal["interleaved", "prose"]
@@ -27,16 +27,16 @@ def extract_stage(name: str, warcs: Warcs, mode: Mode, key: str) -> Stage:
     )
 
 
-def _extract(begin: Any, place: Place, warcs: Warcs, mode: Mode, files: Sequence[str]) -> Any:
-    todo = [(part, files[part]) for part in pending(place)]
-    work = partial(_extract_file, place=place, mode=mode, source=warcs.source)
-    return each_part(begin, todo) | "extract" >> beam.MapTuple(work)
+def _extract(parts: Any, place: Place, warcs: Warcs, mode: Mode, files: Sequence[str]) -> Any:
+    return parts | "extract" >> beam.Map(_extract_file, place, mode, warcs.source, files)
 
 
-def _extract_file(part: int, file: str, *, place: Place, mode: Mode, source: str) -> int:
-    documents, drops = extract_pages(read_warc(file), mode, source, file)
-    read, kept = documents.num_rows + drops.num_rows, documents.num_rows
-    ledger.write_part(
-        place.out, part, documents, drops, read={"document": read}, kept={"document": kept}
-    )
+def _extract_file(part: int, place: Place, mode: Mode, source: str, files: Sequence[str]) -> int:
+    with place.clock():
+        if not place.has(part):
+            file = files[part]
+            documents, drops = extract_pages(read_warc(file), mode, source, file)
+            kept = documents.num_rows
+            counts = {"document": kept + drops.num_rows}, {"document": kept}
+            ledger.write_part(place.out, part, documents, drops, read=counts[0], kept=counts[1])
     return part

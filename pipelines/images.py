@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from pipelines.config import FILTERS, Download, FilterSpec
 from pipelines.fetch import Fetched, FetchOptions, fetch_all
-from pipelines.stage import Part, Place, Stage, each_part, map_parts, pending, write_documents
+from pipelines.stage import Part, Place, Stage, map_parts, write_documents
 from shards import ledger, schema
 from shards.images import Resize, store_images
 from shards.ledger import part_name
@@ -110,22 +110,21 @@ def download_stage(name: str, source: Stage, options: Download) -> Stage:
     )
 
 
-def download(begin: Any, place: Place, options: Download) -> Any:
+def download(parts: Any, place: Place, options: Download) -> Any:
     """Fetch every image once, grouped by host, and give each part of the documents its results.
 
     Two shuffles of small rows: URLs to the partition of their host, results back to the parts.
     """
     results = (
-        each_part(begin, range(place.parts))
+        parts
         | "ask" >> beam.FlatMap(_requests, place, options.partitions)
         | "by host" >> beam.GroupByKey()
         | "fetch" >> beam.FlatMap(_fetch_partition, place, options)
     )
-    waiting = begin | "waiting" >> beam.Create([(part, None) for part in pending(place)])
     return (
-        {"waiting": waiting, "results": results}
+        {"part": parts | "key" >> beam.Map(lambda part: (part, None)), "results": results}
         | "by part" >> beam.CoGroupByKey()
-        | "write" >> beam.FlatMap(_write_downloaded, place)
+        | "write" >> beam.Map(_write_downloaded, place)
     )
 
 
@@ -133,27 +132,30 @@ def _host(url: str) -> str:
     return url.split("/", 3)[2].lower() if url.count("/") >= 2 else url
 
 
-def _requests(part: int, place: Place, partitions: int) -> Iterator[tuple[int, pa.Table]]:
+def _requests(part: int, place: Place, partitions: int) -> list[tuple[int, pa.Table]]:
     _, parts = schema.flatten_parts(place.read(part))
     urls = pc.unique(parts.field("url").drop_null())
     hosts = [int(schema.digest(_host(url))[:8], 16) % partitions for url in urls.to_pylist()]
+    requests = []
     for partition in sorted(set(hosts)):
         mine = urls.filter(pa.array([host == partition for host in hosts]))
-        table = pa.table([mine, pa.array([part] * len(mine), pa.int32())], schema=REQUEST)
-        yield partition, table
+        columns = [mine, pa.array([part] * len(mine), pa.int32())]
+        requests.append((partition, pa.table(columns, schema=REQUEST)))
+    return requests
 
 
 def _fetch_partition(
     group: tuple[int, Iterable[pa.Table]], place: Place, options: Download
-) -> Iterator[tuple[int, pa.Table]]:
+) -> list[tuple[int, pa.Table]]:
     partition, tables = group
     requests = pa.concat_tables(tables).sort_by([("url", "ascending"), ("part", "ascending")])
     # By hash, so that every chunk of requests is spread over the hosts of the partition.
     urls = sorted(pc.unique(requests["url"]).to_pylist(), key=schema.digest)
-    index = _fetched(partition, urls, place, options)
+    with place.clock():
+        index = _fetched(partition, urls, place, options)
     rows = index.take(pc.index_in(requests["url"], index["url"].combine_chunks()))
-    for part in pc.unique(requests["part"]).to_pylist():
-        yield part, rows.filter(pc.equal(requests["part"], part))
+    parts = pc.unique(requests["part"]).to_pylist()
+    return [(part, rows.filter(pc.equal(requests["part"], part))) for part in parts]
 
 
 def _fetched(partition: int, urls: list[str], place: Place, options: Download) -> pa.Table:
@@ -162,14 +164,13 @@ def _fetched(partition: int, urls: list[str], place: Place, options: Download) -
     path = place.out / "store" / f"{name}.parquet"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        final = place.out.parent / place.out.name.split(".")[1]
-        tar = final.relative_to(place.run) / "store" / f"{name}.tar"
         limit = options.resize
         resize = Resize(limit.max_side, limit.quality) if limit else None
         tell = partial(write_atomic, place.out / "fetching" / name)
         fetched = _fetch_in_chunks(urls, _fetch_options(options), tell)
         replies = ((reply.url, reply.body, reply.reason) for reply in fetched)
-        write_table(path, store_images(replies, path.with_suffix(".tar"), str(tar), resize))
+        tar = f"store/{name}.tar"  # below the stage's folder
+        write_table(path, store_images(replies, place.out / tar, tar, resize))
     return read_table(path)
 
 
@@ -195,10 +196,10 @@ def _fetch_options(options: Download) -> FetchOptions:
     return FetchOptions(**{name: getattr(options, name) for name in names})
 
 
-def _write_downloaded(group: tuple[int, dict[str, Iterable[Any]]], place: Place) -> Iterator[int]:
+def _write_downloaded(group: tuple[int, dict[str, Iterable[Any]]], place: Place) -> int:
     part, given = group
-    if not list(given["waiting"]):
-        return  # finished by an earlier, interrupted run
+    if place.has(part):
+        return part
     documents = place.read(part)
     index = pa.concat_tables([schema.IMAGE.empty_table(), *given["results"]]).sort_by("url")
     _, parts = schema.flatten_parts(documents)
@@ -208,7 +209,7 @@ def _write_downloaded(group: tuple[int, dict[str, Iterable[Any]]], place: Place)
     write_table(place.out / "index" / f"{part_name(part)}.parquet", index)
     reasons = index["reason"].take(places).to_pylist()
     write_documents(place, part, documents, drop_images(filled, reasons), images=True)
-    yield part
+    return part
 
 
 def set_scores(documents: pa.Table, where: Sequence[int], scores: Sequence[float]) -> pa.Table:
@@ -238,9 +239,9 @@ def image_filter_stage(
     )
 
 
-def _filter_images(begin: Any, place: Place, filters: Sequence[FilterSpec]) -> Any:
+def _filter_images(parts: Any, place: Place, filters: Sequence[FilterSpec]) -> Any:
     work = partial(_filter_part, filters=filters, download=place.lookups[0])
-    return map_parts(begin, place, work, images=True)
+    return map_parts(parts, place, work, images=True)
 
 
 def _filter_part(

@@ -17,6 +17,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.reading import ConfigError
@@ -24,7 +25,7 @@ from mixers import packing
 from mixers.plan import Plan
 from pipelines.config import Mix
 from pipelines.images import read_index
-from pipelines.stage import Place, Stage, each_part, pending
+from pipelines.stage import Place, Stage
 from shards import ledger, schema, tar, tokens
 from shards.images import read_images
 from shards.ledger import part_name
@@ -88,7 +89,7 @@ def _layout(inputs: Sequence[Path], corpora: Sequence[str], mix: Mix) -> list[Pa
 
 
 def _pack(
-    begin: Any,
+    parts: Any,
     place: Place,
     mix: Mix,
     seed: int,
@@ -102,13 +103,17 @@ def _pack(
         for corpus, folder in zip(corpora, place.inputs, strict=True)
         for part in range(read_json(folder / ledger.STAGE_FILE)["parts"])
     ]
-    spread = partial(_spread, mix=mix, seed=seed, layout=layout)
-    pieces = each_part(begin, todo) | "cut" >> beam.FlatMapTuple(spread)
-    waiting = begin | "waiting" >> beam.Create([(part, layout[part]) for part in pending(place)])
+    spread = partial(_spread, place=place, mix=mix, seed=seed, layout=layout)
+    pieces = (
+        parts.pipeline
+        | "documents" >> beam.Create(todo)
+        | "balance" >> beam.Reshuffle()
+        | "cut" >> beam.FlatMapTuple(spread)
+    )
     return (
-        {"waiting": waiting, "pieces": pieces}
+        {"part": parts | "key" >> beam.Map(lambda part: (part, None)), "pieces": pieces}
         | "by partition" >> beam.CoGroupByKey()
-        | "pack" >> beam.FlatMap(_pack_partition, place, mix)
+        | "pack" >> beam.Map(_pack_partition, place, mix, layout)
     )
 
 
@@ -134,23 +139,36 @@ def _spread(
     folder: Path,
     images: Path | None,
     *,
+    place: Place,
     mix: Mix,
     seed: int,
     layout: Sequence[Partition],
-) -> Iterator[tuple[int, pa.Table]]:
+) -> list[tuple[int, pa.Table]]:
     """The pieces of the documents of one part, by the partition that packs them."""
-    documents = read_table(folder / "documents" / f"{part_name(part)}.parquet")
-    index = read_index(images, part) if images else schema.IMAGE.empty_table()
-    pieces = cut_documents(documents, index, mix)
+    with place.clock():
+        documents = read_table(folder / "documents" / f"{part_name(part)}.parquet")
+        index = _located(images, part, place.run) if images else schema.IMAGE.empty_table()
+        pieces = cut_documents(documents, index, mix)
     ids = [piece["segment"]["id"] for piece in pieces]
+    found: list[tuple[int, pa.Table]] = []
     for epoch in range(mix.max_epochs):
         targets = [i for i, p in enumerate(layout) if (p.corpus, p.epoch) == (corpus, epoch)]
         keys = packing.order_keys(ids, seed, epoch)
         slices = packing.partitions(keys, len(targets))
         keyed = [piece | {"key": int(key)} for piece, key in zip(pieces, keys, strict=True)]
         table = pa.Table.from_pylist(keyed, schema=PIECE)
-        for number in np.unique(slices).tolist():
-            yield targets[number], table.filter(pa.array(slices == number))
+        found += [
+            (targets[number], table.filter(pa.array(slices == number)))
+            for number in np.unique(slices).tolist()
+        ]
+    return found
+
+
+def _located(images: Path, part: int, run: Path) -> pa.Table:
+    """The index of a part's images, with the paths of tars below the run's folder."""
+    index = read_index(images, part)
+    below = pa.scalar(str(images.relative_to(run)))
+    return schema.with_column(index, "tar", pc.binary_join_element_wise(below, index["tar"], "/"))
 
 
 def cut_documents(documents: pa.Table, index: pa.Table, mix: Mix) -> list[dict[str, Any]]:
@@ -215,21 +233,32 @@ def _piece(
 
 
 def _pack_partition(
-    group: tuple[int, dict[str, Iterable[Any]]], place: Place, mix: Mix
-) -> Iterator[int]:
+    group: tuple[int, dict[str, Iterable[Any]]],
+    place: Place,
+    mix: Mix,
+    layout: Sequence[Partition],
+) -> int:
     part, given = group
-    for partition in given["waiting"]:  # none if an earlier, interrupted run has finished it
-        pieces = pa.concat_tables([PIECE.empty_table(), *given["pieces"]])
-        pieces = pieces.sort_by([("key", "ascending"), ("row", "ascending")])
-        sequences, empty = pack_pieces(pieces, partition.corpus, mix)
-        # A document is accounted for once: in the first epoch, by its first piece.
-        read = int((np.asarray(pieces["row"]) == 0).sum()) if partition.epoch == 0 else 0
-        drops = empty if partition.epoch == 0 else schema.DROP.empty_table()
-        kept = {"document": read - drops.num_rows}
-        ledger.write_part(
-            place.out, part, sequences, drops, read={"document": read}, kept=kept, kind="sequences"
-        )
-        yield part
+    with place.clock():
+        if not place.has(part):
+            pieces = pa.concat_tables([PIECE.empty_table(), *given["pieces"]])
+            pieces = pieces.sort_by([("key", "ascending"), ("row", "ascending")])
+            _write_packed(place, part, pieces, layout[part], mix)
+    return part
+
+
+def _write_packed(
+    place: Place, part: int, pieces: pa.Table, partition: Partition, mix: Mix
+) -> None:
+    sequences, drops = pack_pieces(pieces, partition.corpus, mix)
+    # A document is accounted for once: in the first epoch, by its first piece.
+    read = int((np.asarray(pieces["row"]) == 0).sum())
+    if partition.epoch > 0:
+        read, drops = 0, schema.DROP.empty_table()
+    kept = {"document": read - drops.num_rows}
+    ledger.write_part(
+        place.out, part, sequences, drops, read={"document": read}, kept=kept, kind="sequences"
+    )
 
 
 def pack_pieces(pieces: pa.Table, corpus: str, mix: Mix) -> tuple[pa.Table, pa.Table]:
@@ -301,26 +330,36 @@ def _plan(packed: Path, mix: Mix) -> Plan:
     return plan
 
 
-def _write_shards(begin: Any, place: Place, mix: Mix) -> Any:
-    return each_part(begin, pending(place)) | "write" >> beam.Map(_write_shard, place, mix)
+def _write_shards(parts: Any, place: Place, mix: Mix) -> Any:
+    return parts | "write" >> beam.Map(_write_shard, place, mix)
 
 
 def _write_shard(part: int, place: Place, mix: Mix) -> int:
-    packed = place.lookups[0]
-    plan, found = _plan(packed, mix), read_json(packed / SEQUENCES)
-    first = part * mix.sequences_per_shard
-    last = min(first + mix.sequences_per_shard, plan.total)
+    with place.clock():
+        if not place.has(part):
+            packed = place.lookups[0]
+            plan, found = _plan(packed, mix), read_json(packed / SEQUENCES)
+            first = part * mix.sequences_per_shard
+            last = min(first + mix.sequences_per_shard, plan.total)
+            mixed = _mixed(packed, plan, found, first, last)
+            path = place.out / f"mixwright-{part:05d}.tar"
+            info = tar.write_shard(path, mixed, partial(_image_bytes, place.run))
+            write_json(place.out / "info" / f"{part_name(part)}.json", asdict(info))
+            surplus = _surplus(plan, part, place.parts)
+            kept = {"sequence": info.sequences}
+            read = {"sequence": info.sequences + surplus.num_rows}
+            ledger.write_part(place.out, part, None, surplus, read=read, kept=kept)
+    return part
+
+
+def _mixed(
+    packed: Path, plan: Plan, found: Mapping[str, Any], first: int, last: int
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The sequences at positions `first` up to, not including, `last`."""
     start, stop = plan.used(first), plan.used(last)
     rows = {name: _sequences(packed, found[name], start[name], stop[name]) for name in plan.names}
-    mixed = ((first + i, next(rows[name])) for i, name in enumerate(plan.corpora(first, last)))
-    path = place.out / f"mixwright-{part:05d}.tar"
-    info = tar.write_shard(path, mixed, partial(_image_bytes, place.run))
-    write_json(place.out / "info" / f"{part_name(part)}.json", asdict(info))
-    surplus = _surplus(plan, part, place.parts)
-    kept = {"sequence": info.sequences}
-    read = {"sequence": info.sequences + surplus.num_rows}
-    ledger.write_part(place.out, part, None, surplus, read=read, kept=kept)
-    return part
+    for i, name in enumerate(plan.corpora(first, last)):
+        yield first + i, next(rows[name])
 
 
 def _sequences(

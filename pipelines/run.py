@@ -1,5 +1,8 @@
 """Runs stages: skips what is done, finishes what was interrupted, commits what is complete.
 
+Stages chain into as few Beam jobs as they can: a stage whose parts follow from its input's runs
+in the same job, and only one that has to count its inputs first (packing, shards) waits for them.
+
 A stage's fingerprint hashes its config, its code, its input files and the fingerprints of the
 stages that it reads. Its folder is written beside its final place, gets a manifest when every
 part is there and the ledger adds up, and is then renamed, so that a folder with a manifest is
@@ -10,16 +13,16 @@ import hashlib
 import importlib.util
 import json
 import shutil
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines.stage import Place, Stage
+from pipelines.stage import MICROSECONDS, Place, Stage
 from shards import ledger
 from shards.ledger import STAGE_FILE
 from shards.storage import read_json, write_json
@@ -93,13 +96,17 @@ def plan(run: Path, stages: Sequence[Stage]) -> list[Planned]:
 
 
 def _waves(planned: Sequence[Planned]) -> Iterable[list[Planned]]:
-    """Stages to run, in groups whose inputs are all done: a group is one Beam pipeline."""
+    """Stages to run, in groups that share one Beam job."""
     waiting = [p for p in planned if not p.done]
     while waiting:
-        names = {p.stage.name for p in waiting}
-        ready = [p for p in waiting if not names.intersection((*p.stage.inputs, *p.stage.lookups))]
-        yield ready
-        waiting = [p for p in waiting if p not in ready]
+        blocked = {p.stage.name for p in waiting}
+        wave: list[Planned] = []
+        for p in waiting:
+            needed = blocked.intersection((*p.stage.inputs, *p.stage.lookups))
+            if not needed - {q.stage.name for q in wave} and not (needed and p.stage.parts):
+                wave.append(p)
+        yield wave
+        waiting = [p for p in waiting if p not in wave]
 
 
 def _partial(run: Path, planned: Planned) -> Path:
@@ -108,11 +115,25 @@ def _partial(run: Path, planned: Planned) -> Path:
     return folder.with_name(f".{folder.name}.{planned.fingerprint[:16]}")
 
 
-def _place(run: Path, planned: Planned) -> Place:
-    inputs = tuple(_folder(run, name) for name in planned.stage.inputs)
-    lookups = tuple(_folder(run, name) for name in planned.stage.lookups)
-    parts = planned.stage.parts(inputs or lookups)
-    return Place(run, _partial(run, planned), inputs, lookups, parts)
+def _places(run: Path, wave: Sequence[Planned]) -> dict[str, Place]:
+    """Where each stage of a wave reads and writes, by name."""
+    places: dict[str, Place] = {}
+    for p in wave:
+        inputs, lookups = (
+            tuple(places[n].out if n in places else _folder(run, n) for n in names)
+            for names in (p.stage.inputs, p.stage.lookups)
+        )
+        if p.stage.parts:
+            parts = p.stage.parts(inputs or lookups)
+        else:
+            first = p.stage.inputs[0]
+            parts = places[first].parts if first in places else _parts_of(inputs[0])
+        places[p.stage.name] = Place(p.stage.name, run, _partial(run, p), inputs, lookups, parts)
+    return places
+
+
+def _parts_of(folder: Path) -> int:
+    return int(read_json(folder / STAGE_FILE)["parts"])
 
 
 def _sweep(run: Path, planned: Planned) -> None:
@@ -123,31 +144,51 @@ def _sweep(run: Path, planned: Planned) -> None:
             shutil.rmtree(path)
 
 
-def _check(place: Place, name: str) -> ledger.Counts:
+def _build(pipeline: beam.Pipeline, wave: Sequence[Planned], places: Mapping[str, Place]) -> None:
+    """The graph of a wave: each stage goes on from the parts that its input hands over."""
+    written: dict[str, Any] = {}
+    for p in wave:
+        name, place = p.stage.name, places[p.stage.name]
+        parts = None if p.stage.parts else written.get(p.stage.inputs[0])
+        if parts is None:
+            start = pipeline | f"{name}/parts" >> beam.Create(range(place.parts))
+            parts = start | f"{name}/spread" >> beam.Reshuffle()
+        written[name] = parts | name >> _graph(p.stage, place)
+
+
+@beam.ptransform_fn  # type: ignore[untyped-decorator]
+def _graph(parts: Any, stage: Stage, place: Place) -> Any:
+    """The stage as one named transform, so that the stages of a wave share a pipeline."""
+    return stage.build(parts, place)
+
+
+def _check(place: Place) -> ledger.Counts:
     """All parts are there and the stage adds up, by itself and against what it read."""
-    missing = [i for i in range(place.parts) if not ledger.part_is_done(place.out, i)]
+    missing = [i for i in range(place.parts) if not place.has(i)]
     if missing:
-        raise ledger.LedgerError(f"{name}: parts {missing[:5]} were not written")
+        raise ledger.LedgerError(f"{place.stage}: parts {missing[:5]} were not written")
     counts = ledger.read_counts(place.out)
-    counts.check(name)
-    if place.inputs and counts.read.get("document") is not None:
+    counts.check(place.stage)
+    if place.inputs:
         given = sum(ledger.read_counts(i).kept.get("document", 0) for i in place.inputs)
-        if given != counts.read["document"]:
+        if given != counts.read.get("document"):
             raise ledger.LedgerError(
-                f"{name}: its inputs kept {given} documents, but it read {counts.read['document']}"
+                f"{place.stage}: its inputs kept {given} documents, "
+                f"but it read {counts.read.get('document')}"
             )
     return counts
 
 
-def _commit(run: Path, planned: Planned, place: Place, order: int, seconds: float) -> ledger.Counts:
-    """Check a written stage, give it its manifest and move it to its place."""
+def _commit(
+    run: Path, planned: Planned, place: Place, counts: ledger.Counts, order: int, seconds: float
+) -> None:
+    """Give a written and checked stage its manifest and move it to its place."""
     stage, final = planned.stage, _folder(run, planned.stage.name)
-    counts = _check(place, stage.name)
     needed = (*stage.inputs, *stage.lookups)
     inputs = {n: read_json(_folder(run, n) / STAGE_FILE)["fingerprint"] for n in needed}
     if stage.finish:
         stage.finish(place)
-    manifest = {
+    about = {
         "stage": stage.name,
         "order": order,
         "fingerprint": planned.fingerprint,
@@ -155,18 +196,17 @@ def _commit(run: Path, planned: Planned, place: Place, order: int, seconds: floa
         "parts": place.parts,
         "counts": asdict(counts),
     }
-    write_json(place.out / STAGE_FILE, manifest)
+    write_json(place.out / STAGE_FILE, about)
     write_json(place.out / "seconds.json", {"seconds": round(seconds, 3)})
     if final.exists():
         shutil.rmtree(final)
     place.out.rename(final)
-    return counts
 
 
-@beam.ptransform_fn  # type: ignore[untyped-decorator]
-def _graph(begin: Any, stage: Stage, place: Place) -> Any:
-    """The stage as one named transform, so that the stages of a wave share a pipeline."""
-    return stage.build(begin, place)
+def _seconds(result: Any) -> dict[str, float]:
+    """The time that each stage's own code took on all workers together, by Beam's metrics."""
+    found = result.metrics().query(MetricsFilter().with_name(MICROSECONDS))["counters"]
+    return {c.key.metric.namespace: c.result / 1e6 for c in found}
 
 
 def execute(
@@ -181,16 +221,18 @@ def execute(
     planned = plan(run, stages)
     order = {p.stage.name: i for i, p in enumerate(planned)}
     for wave in _waves(planned):
-        places = {p.stage.name: _place(run, p) for p in wave}
+        places = _places(run, wave)
         for p in wave:
             _sweep(run, p)
             places[p.stage.name].out.mkdir(parents=True, exist_ok=True)
-        started = time.monotonic()
-        shown = {name: (place.out, place.parts) for name, place in places.items()}
-        with watch(shown), beam.Pipeline(options=options) as pipeline:
-            for p in wave:
-                _ = pipeline | p.stage.name >> _graph(p.stage, places[p.stage.name])
+        with watch({name: (place.out, place.parts) for name, place in places.items()}):
+            pipeline = beam.Pipeline(options=options)
+            _build(pipeline, wave, places)
+            result = pipeline.run()
+            result.wait_until_finish()
+        seconds = _seconds(result)
+        checked = {p.stage.name: _check(places[p.stage.name]) for p in wave}
         for p in wave:
-            seconds = time.monotonic() - started
-            name = p.stage.name
-            done(name, _commit(run, p, places[name], order[name], seconds), seconds)
+            name, took = p.stage.name, seconds.get(p.stage.name, 0.0)
+            _commit(run, p, places[name], checked[name], order[name], took)
+            done(name, checked[name], took)

@@ -14,7 +14,7 @@ from filters.clip import ClipModel, load_clip
 from filters.similarity import best_fits
 from pipelines.config import Clip
 from pipelines.images import image_rows, read_index, set_scores
-from pipelines.stage import Place, Stage, each_part, pending, write_documents
+from pipelines.stage import Place, Stage, write_documents
 from shards import schema
 from shards.images import read_images
 
@@ -40,18 +40,21 @@ class ClipHandler(ModelHandler[int, PredictionResult, ClipModel]):  # type: igno
         self, batch: Sequence[int], model: ClipModel, inference_args: Any = None
     ) -> Iterable[PredictionResult]:
         """Score the documents of each part."""
-        return [PredictionResult(part, _score_part(self.place, part, model)) for part in batch]
+        return [PredictionResult(part, _score_part(part, self.place, model)) for part in batch]
 
     def batch_elements_kwargs(self) -> dict[str, int]:
         """A part is a batch already."""
         return {"max_batch_size": 1}
 
 
-def _score_part(place: Place, part: int, model: ClipModel) -> pa.Table:
-    documents = place.read(part)
-    where, rows = image_rows(documents, read_index(place.lookups[0], part))
-    scores = best_fits(documents, read_images(place.run, rows), model)
-    return set_scores(documents, where, scores.tolist())
+def _score_part(part: int, place: Place, model: ClipModel) -> pa.Table | None:
+    if place.has(part):
+        return None
+    with place.clock():
+        documents = place.read(part)
+        where, rows = image_rows(documents, read_index(place.lookups[0], part))
+        images = read_images(place.lookups[0], rows)
+        return set_scores(documents, where, best_fits(documents, images, model).tolist())
 
 
 def score_stage(name: str, source: Stage, fetched: Stage, clip: Clip) -> Stage:
@@ -66,9 +69,9 @@ def score_stage(name: str, source: Stage, fetched: Stage, clip: Clip) -> Stage:
     )
 
 
-def _score(begin: Any, place: Place, clip: Clip) -> Any:
+def _score(parts: Any, place: Place, clip: Clip) -> Any:
     return (
-        each_part(begin, pending(place))
+        parts
         | "clip" >> RunInference(ClipHandler(clip, place))
         | "write" >> beam.Map(_write, place)
     )
@@ -76,8 +79,9 @@ def _score(begin: Any, place: Place, clip: Clip) -> Any:
 
 def _write(scored: PredictionResult, place: Place) -> int:
     part = int(scored.example)
-    nothing = schema.DROP.empty_table()
-    write_documents(place, part, place.read(part), (scored.inference, nothing))
+    if scored.inference is not None:  # else an earlier, interrupted run has finished it
+        result = scored.inference, schema.DROP.empty_table()
+        write_documents(place, part, place.read(part), result)
     return part
 
 

@@ -1,11 +1,15 @@
-"""A stage: one Beam graph from finished parts to finished parts, and the pieces they are built of.
+"""A stage: from parts to parts, and the pieces that the Beam graphs are built of.
 
-The elements of a graph are parts (an Arrow table of hundreds to thousands of documents), never
-single documents. A stage that needs no other record maps part *i* of its input to part *i* of its
-output; a keyed stage sends small tables of keys through a shuffle and writes the same parts again.
+The elements of a graph are the numbers of parts (an Arrow table of hundreds to thousands of
+documents each), never single documents. A stage that needs no other record maps part *i* of its
+input to part *i* of its output; a keyed stage sends small tables of keys through a shuffle and
+writes the same parts again. Each stage hands on the number of every part once it is written, so
+that the stages of a corpus chain into one Beam job without waiting for each other.
 """
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,10 +17,13 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
+from apache_beam.metrics import Metrics
 
 from pipelines.config import FILTERS, FilterSpec
 from shards import ledger, schema
-from shards.storage import read_json, read_table
+from shards.storage import read_table
+
+MICROSECONDS = "microseconds"  # the Beam counter of the time that a stage's own code takes
 
 Part = tuple[pa.Table, pa.Table]  # documents kept, and ledger rows of those dropped
 
@@ -25,7 +32,8 @@ Part = tuple[pa.Table, pa.Table]  # documents kept, and ledger rows of those dro
 class Place:
     """Where a stage reads and writes; small and picklable, it travels to the workers."""
 
-    run: Path  # the run's folder: image references are relative to it
+    stage: str
+    run: Path  # the run's folder
     out: Path  # the stage's own folder while it is being written
     inputs: tuple[Path, ...]  # the folders of the stages whose records it accounts for
     lookups: tuple[Path, ...]  # the folders of stages that it only looks things up in
@@ -35,10 +43,17 @@ class Place:
         """Part `part` of the first input's documents."""
         return read_table(self.inputs[0] / "documents" / f"{ledger.part_name(part)}.parquet")
 
+    def has(self, part: int) -> bool:
+        """Whether an earlier, interrupted run has written the part."""
+        return ledger.part_is_done(self.out, part)
 
-def parts_of_first(inputs: Sequence[Path]) -> int:
-    """As many parts as the first input has."""
-    return int(read_json(inputs[0] / ledger.STAGE_FILE)["parts"])
+    @contextmanager
+    def clock(self) -> Iterator[None]:
+        """Add the time of a block to the stage's own, on whichever worker it runs."""
+        started = time.perf_counter()
+        yield
+        elapsed = time.perf_counter() - started
+        Metrics.counter(self.stage, MICROSECONDS).inc(int(elapsed * 1e6))
 
 
 @dataclass(frozen=True)
@@ -46,25 +61,17 @@ class Stage:
     """What to build and everything that its output depends on."""
 
     name: str  # "captions/download"
-    build: Callable[[Any, Place], Any]  # from the pipeline's begin to the parts written
+    build: Callable[[Any, Place], Any]  # from the part numbers to read to those written
     config: Any  # what the fingerprint hashes, as JSON can say it
     modules: tuple[str, ...]  # names of the modules whose code the output depends on
     inputs: tuple[str, ...] = ()
     lookups: tuple[str, ...] = ()
     files: tuple[str, ...] = ()  # files from outside the run
-    parts: Callable[[Sequence[Path]], int] = parts_of_first  # to write, from the inputs' folders
+    # How many parts it writes, from the finished folders of its inputs (its lookups, if it has no
+    # inputs). None: part i of the first input becomes part i of this stage.
+    parts: Callable[[Sequence[Path]], int] | None = None
     finish: Callable[[Place], None] | None = None  # once, when all parts are there
     selects: bool = False  # keeping everything or nothing is then worth a warning
-
-
-def pending(place: Place) -> list[int]:
-    """The parts that an earlier, interrupted run did not finish."""
-    return [i for i in range(place.parts) if not ledger.part_is_done(place.out, i)]
-
-
-def each_part(begin: Any, parts: Sequence[Any]) -> Any:
-    """Part numbers, or tuples that begin with one, spread over the workers."""
-    return begin | "parts" >> beam.Create(list(parts)) | "spread" >> beam.Reshuffle()
 
 
 def write_documents(
@@ -87,14 +94,16 @@ def image_count(documents: pa.Table) -> int:
 Work = Callable[[pa.Table, int], Part]
 
 
-def map_parts(begin: Any, place: Place, work: Work, *, images: bool = False) -> Any:
-    """Write `work(documents, part)` for every part that is not yet there."""
-    return each_part(begin, pending(place)) | "work" >> beam.Map(_map_part, place, work, images)
+def map_parts(parts: Any, place: Place, work: Work, *, images: bool = False) -> Any:
+    """Write `work(documents, part)` for every part."""
+    return parts | "work" >> beam.Map(_map_part, place, work, images)
 
 
 def _map_part(part: int, place: Place, work: Work, images: bool) -> int:
-    documents = place.read(part)
-    write_documents(place, part, documents, work(documents, part), images=images)
+    with place.clock():
+        if not place.has(part):
+            documents = place.read(part)
+            write_documents(place, part, documents, work(documents, part), images=images)
     return part
 
 

@@ -103,7 +103,7 @@ def _gather(run: Path, stages: Sequence[Stage]) -> Table:
     """Everything that the page shows."""
     mix = _mixture(run, stages) if (run / "shards" / MANIFEST).is_file() else None
     corpora = {s.corpus for s in stages} - {MIX} | (set(mix["corpora"]) if mix else set())
-    pictures = Pictures(run, [s for s in stages if (s.folder / "index").is_dir()])
+    pictures = Pictures([s for s in stages if (s.folder / "index").is_dir()])
     by_corpus = {name: [s for s in stages if s.corpus == name] for name in sorted(corpora)}
     documents = {name: Documents(mine) for name, mine in by_corpus.items() if mine}
     kept = {name: found.samples(pictures) for name, found in documents.items()}
@@ -255,7 +255,6 @@ def _provenance(stage: Stage) -> Table:
 class Pictures:
     """Thumbnails of stored images as data URIs, until the page's room for pictures is used up."""
 
-    run: Path
     stores: Sequence[Stage]  # those with an index
     room: int = PICTURE_BYTES
     skipped: int = 0  # stored, but not shown: not decodable, or no room
@@ -275,11 +274,11 @@ class Pictures:
         for stage in self.stores if wanted else ():
             for file in sorted((stage.folder / "index").glob("*.parquet")):
                 rows = storage.read_table(file, columns, filters=[("sha256", "in", wanted)])
-                yield from rows.to_pylist()
+                yield from (row | {"store": stage.folder} for row in rows.to_pylist())
 
     def _stored(self, row: Mapping[str, Any]) -> str | None:
         try:
-            body = read_image(self.run, row["tar"], row["offset"], row["length"])
+            body = read_image(row["store"], row["tar"], row["offset"], row["length"])
         except (OSError, EOFError):  # the store may have been moved away since
             self.skipped += 1
             return None

@@ -51,7 +51,7 @@ IMAGE = pa.schema(
         ("width", pa.int32()),  # pixels, of the original
         ("height", pa.int32()),
         ("format", pa.string()),  # "jpeg", "png", "gif", "webp"
-        ("tar", pa.string()),  # path below the store's root
+        ("tar", pa.string()),  # path below the folder of the stage that downloaded it
         ("offset", pa.int64()),  # of the first byte of the stored image inside the tar
         ("length", pa.int64()),
     ]

@@ -611,15 +611,17 @@ def report(images: np.ndarray, texts: np.ndarray, pairs: list[Pair]) -> dict[str
     return aucs
 
 
-def embeddings(
-    student: Any, pairs: list[Pair], pictures: Pictures
-) -> tuple[np.ndarray, np.ndarray]:
-    """Unit image and caption embeddings of the pairs, float32 [n, d] each."""
-    tokens = bpe([pair.texts[0] for pair in pairs])
+def evaluate(student: Any, pairs: list[Pair], pictures: Pictures) -> None:
+    """Prints the AUCs of the captions, and those of the alternative texts where there are any.
+
+    A textbook's caption often tells what the picture is for, its alternative text what it shows.
+    """
     with torch.inference_mode():
-        images = F.normalize(student.visual.head(pictures.features[:, 0]), dim=-1)
-        captions = encode_tokens(student.text, tokens)
-    return images.numpy(), captions.numpy()
+        images = F.normalize(student.visual.head(pictures.features[:, 0]), dim=-1).numpy()
+        for kind, which in (("captions", 0), ("alternative texts", -1)):
+            texts = encode_tokens(student.text, bpe([pair.texts[which] for pair in pairs])).numpy()
+            for name, value in report(images, texts, pairs).items():
+                print(f"AUC {value:.3f}  {kind}: {name}")
 
 
 # --- command line --------------------------------------------------------------------------
@@ -672,9 +674,7 @@ def train(options: argparse.Namespace) -> Any:
     batches = draws(known, rows_of(pictures, seen), texts, generator)
     project(student, batches, names, options.project_steps)
     align(student, batches, others, names, options.align_steps)
-    vectors = embeddings(student, tested, rows_of(pictures, test))
-    for name, value in report(*vectors, tested).items():
-        print(f"AUC {value:.3f}  {name}")
+    evaluate(student, tested, rows_of(pictures, test))
     return student
 
 

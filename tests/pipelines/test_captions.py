@@ -31,7 +31,7 @@ def table(rows: list[dict[str, Any]] = ROWS) -> pa.Table:
 
 
 def write_tsv(path: Path, rows: list[dict[str, Any]]) -> None:
-    lines = [list(ROWS[0]), *([value or "" for value in row.values()] for row in rows)]
+    lines = [list(ROWS[0]), *([row[name] or "" for name in ROWS[0]] for row in rows)]
     path.write_bytes("".join("\t".join(line) + "\n" for line in lines).encode())
 
 
@@ -50,10 +50,10 @@ def test_a_row_without_url_or_caption_is_dropped_with_the_reason():
         {"file": "urls.parquet", "position": i} for i in (0, 1, 6)
     ]
     assert drops.select(["reason", "url", "content"]).to_pylist() == [
-        {"reason": "no_url", "url": None, "content": "A dog."},
+        {"reason": "no_url", "url": "", "content": "A dog."},
         {"reason": "no_caption", "url": "http://a.example/3.jpg", "content": ""},
         {"reason": "no_caption", "url": "http://a.example/4.jpg", "content": " "},
-        {"reason": "no_url", "url": None, "content": ""},
+        {"reason": "no_url", "url": "", "content": ""},
     ]
 
 

@@ -69,7 +69,7 @@ def run(folder: Path) -> Path:
     urls = [*EVIL_URLS, GOOD_URL, "http://pictures.example/4.png"]
     tar = "captions/download/store/host-00000.tar"
     fetched = zip(urls, bodies, [None] * 5, strict=True)
-    index = images.store_images(fetched, run / tar, tar)
+    index = images.store_images(fetched, run / tar, "store/host-00000.tar")
     storage.write_table(run / "captions/download/index/part-00000.parquet", index)
     pairs = schema.documents(
         pair(i, urls[i], EVIL if i == 0 else f"picture {i}", names[i], 0.1 * i) for i in range(5)
@@ -214,7 +214,7 @@ def test_damaged_pictures_are_left_out_and_counted(run: Path) -> None:
 
 
 def test_pictures_stop_when_their_room_is_used_up() -> None:
-    pictures = report.Pictures(Path(), [], room=6000)
+    pictures = report.Pictures([], room=6000)
     shown = [pictures.show(png(number)) for number in range(4)]
     assert [uri is not None for uri in shown] == [True, False, False, False]
     assert pictures.skipped == 3

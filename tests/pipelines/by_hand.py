@@ -1,0 +1,48 @@
+"""Stages in the small: their input is written by hand and their graph runs in this process."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipelines.stage import Place, Stage
+from shards import ledger, schema
+from shards.storage import read_table, write_json
+
+
+def source(name: str) -> Stage:
+    """A stage that stands for one whose documents are there already."""
+    return Stage(name, lambda begin, place: begin, None, ())
+
+
+def write_stage(folder: Path, parts: Sequence[pa.Table]) -> Path:
+    """The folder of a finished stage that kept these documents."""
+    for number, documents in enumerate(parts):
+        counts = {"document": documents.num_rows}
+        nothing = schema.DROP.empty_table()
+        ledger.write_part(folder, number, documents, nothing, read=counts, kept=counts)
+    write_json(folder / ledger.STAGE_FILE, {"parts": len(parts)})
+    return folder
+
+
+def run_stage(
+    stage: Stage, out: Path, inputs: Sequence[Path], lookups: Sequence[Path] = ()
+) -> Place:
+    """Run one stage's graph, into `out`."""
+    parts = stage.parts(inputs or lookups)
+    place = Place(out.parent, out, tuple(inputs), tuple(lookups), parts)
+    with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as pipeline:
+        stage.build(pipeline, place)
+    if stage.finish:
+        stage.finish(place)
+    return place
+
+
+def kept(place: Place) -> list[list[str]]:
+    """The ids of the documents of each part."""
+    return [
+        read_table(place.out / "documents" / f"{ledger.part_name(i)}.parquet")["id"].to_pylist()
+        for i in range(place.parts)
+    ]
