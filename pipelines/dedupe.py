@@ -164,7 +164,7 @@ def document_keys(documents: pa.Table, part: int, *, options: Dedupe) -> pa.Tabl
 def _exact(documents: pa.Table, texts: list[str], kind: str) -> Sequence[str | None]:
     """The key of each document, null where it has nothing to compare."""
     if kind == "url":
-        return [url and f"url:{url}" for url in documents["url"].to_pylist()]
+        return [f"url:{url}" if url else None for url in documents["url"].to_pylist()]
     images = [
         [part["image"] for part in parts if part["image"]]
         for parts in documents["parts"].to_pylist()
@@ -215,7 +215,7 @@ def drop_losers(documents: pa.Table, verdicts: pa.Table) -> Part:
     keepers: list[str | None] = [None] * documents.num_rows
     for verdict in reversed(verdicts.sort_by(order).to_pylist()):
         reasons[verdict["row"]], keepers[verdict["row"]] = verdict["reason"], verdict["keeper"]
-    keep = pa.array([reason is None for reason in reasons])
+    keep = pa.array([reason is None for reason in reasons], pa.bool_())
     return documents.filter(keep), ledger.drop_rows(documents, reasons, details=keepers)
 
 

@@ -62,7 +62,8 @@ def drop_images(documents: pa.Table, reasons: Reasons, details: Reasons | None =
     ).astype(np.int32)
     kept = pa.ListArray.from_arrays(pa.array(offsets), parts.filter(pa.array(keep)))
     remaining = schema.with_column(documents, "parts", kept)
-    return remaining.filter(pa.array([reason is None for reason in whole])), drops
+    stay = pa.array([reason is None for reason in whole], pa.bool_())
+    return remaining.filter(stay), drops
 
 
 def _image_drops(

@@ -9,12 +9,12 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.stage import Place, Stage
 from shards import ledger, schema
-from shards.storage import read_table, write_json
+from shards.storage import read_json, read_table, write_json
 
 
 def source(name: str) -> Stage:
     """A stage that stands for one whose documents are there already."""
-    return Stage(name, lambda begin, place: begin, None, ())
+    return Stage(name, lambda parts, place: parts, None, ())
 
 
 def write_stage(folder: Path, parts: Sequence[pa.Table]) -> Path:
@@ -31,10 +31,13 @@ def run_stage(
     stage: Stage, out: Path, inputs: Sequence[Path], lookups: Sequence[Path] = ()
 ) -> Place:
     """Run one stage's graph, into `out`."""
-    parts = stage.parts(inputs or lookups)
-    place = Place(out.parent, out, tuple(inputs), tuple(lookups), parts)
+    if stage.parts:
+        count = stage.parts(inputs or lookups)
+    else:
+        count = read_json(inputs[0] / ledger.STAGE_FILE)["parts"]
+    place = Place(stage.name, out.parent, out, tuple(inputs), tuple(lookups), count)
     with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as pipeline:
-        stage.build(pipeline, place)
+        stage.build(pipeline | beam.Create(range(count)), place)
     if stage.finish:
         stage.finish(place)
     return place

@@ -177,9 +177,10 @@ def test_the_first_filter_decides_and_the_ledger_has_what_it_measured(tmp_path: 
     assert ledger.read_counts(place.out).read == {"document": 3, "image": 5}
 
 
-def test_an_unscored_image_is_described_by_its_size_alone(tmp_path: Path):
-    write_table(tmp_path / "got/index/part-00000.parquet", index(tiny=(8, 8)))
-    inputs = [write_stage(tmp_path / "a", [pages([image("tiny")])])]
+def test_an_unscored_image_is_described_by_its_size_alone_and_a_part_may_be_empty(tmp_path: Path):
+    for part in ("part-00000", "part-00001"):
+        write_table(tmp_path / "got" / "index" / f"{part}.parquet", index(tiny=(8, 8)))
+    inputs = [write_stage(tmp_path / "a", [pages([image("tiny")]), pages()])]
     filters = [FilterSpec(name="image_side")]
     stage = image_filter_stage("web/keep", source("web/a"), source("web/b"), filters)
     place = run_stage(stage, tmp_path / "keep", inputs, [tmp_path / "got"])
@@ -201,25 +202,25 @@ def test_an_image_is_fetched_once_for_all_parts_and_a_missing_one_has_its_reason
     monkeypatch.setattr(images, "fetch_all", noting)
     good, missing = (schema.image_part(f"{NOTO}/noto-{n}.png") for n in ("1f0cf", "none"))
     odd = schema.image_part("not a url")
-    parts = [pages([good, missing], [missing]), pages([text("A"), good], [odd, good])]
+    parts = [pages([good, missing], [missing]), pages([text("A"), good], [odd, good]), pages()]
     options = Download(connect_to={"*.mixwright.example": site.address}, per_host_rate=500)
     stage = download_stage("web/download", source("web/a"), options)
     inputs = [write_stage(tmp_path / "a", parts)]
-    place = run_stage(stage, tmp_path / ".download.0123", inputs)
+    place = run_stage(stage, tmp_path / "download", inputs)
 
     assert sorted(asked) == sorted([good["url"], missing["url"], "not a url"])
     assert ledger.read_counts(place.out).dropped == {
         "document": {"http_404": 1},
         "image": {"bad_url": 1, "http_404": 2},
     }
-    found = [read_index(place.out, part).to_pylist() for part in (0, 1)]
+    found = [read_index(place.out, part).to_pylist() for part in (0, 1, 2)]
     assert [[row["reason"] for row in rows] for rows in found] == [
         [None, "http_404"],
         [None, "bad_url"],
+        [],  # a part of which nothing is left
     ]
     assert found[0][0] == found[1][0]
-    # Places in the store are told by the name that the folder gets when the stage is done.
-    place.out.rename(tmp_path / "download")
-    (body,) = read_images(tmp_path, pa.Table.from_pylist(found[0][:1], schema=schema.IMAGE))
+    row = pa.Table.from_pylist(found[0][:1], schema=schema.IMAGE)
+    (body,) = read_images(place.out, row)
     folder = SAMPLE / "www" / "pictures.mixwright.example" / "noto"
     assert body == (folder / "noto-1f0cf.png").read_bytes()

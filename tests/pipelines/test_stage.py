@@ -1,0 +1,78 @@
+"""The steps that stages are built of: filters in order, parts that may be empty or done."""
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipelines.config import FilterSpec
+from pipelines.stage import Place, filter_stage, image_count
+from shards import ledger, schema
+from tests.pipelines.by_hand import kept, run_stage, source, write_stage
+
+GOOD = "A cat on a mat."
+
+
+def captions(*texts: str) -> pa.Table:
+    return schema.documents(
+        schema.document(
+            "web", f"u{i}", [schema.image_part(f"http://a.example/{i}"), schema.text_part(text)]
+        )
+        for i, text in enumerate(texts)
+    )
+
+
+def run(tmp_path: Path, filters: list[FilterSpec], *parts: pa.Table) -> Place:
+    stage = filter_stage("web/filters", source("web/read"), filters, "filters.captions")
+    return run_stage(stage, tmp_path / "filters", [write_stage(tmp_path / "read", parts)])
+
+
+WORDS = FilterSpec(name="caption_words", thresholds={"min": 3})
+CHARACTERS = FilterSpec(name="caption_characters", thresholds={"min": 8})
+
+
+def test_the_reason_is_that_of_the_first_filter_that_drops(tmp_path: Path):
+    # "Cat." has too few words and characters, "A a a" too few characters only.
+    for name, filters, reasons in (
+        ("words first", [WORDS, CHARACTERS], ["caption_too_few_words", "caption_too_few_characters"]),
+        ("characters first", [CHARACTERS, WORDS], ["caption_too_few_characters", "caption_too_few_characters"]),
+    ):
+        place = run(tmp_path / name, filters, captions("Cat.", GOOD, "A a a"))
+        drops = ledger.read_drops(place.out).to_pylist()
+        assert {row["content"]: row["reason"] for row in drops} == dict(
+            zip(["Cat.", "A a a"], reasons, strict=True)
+        )
+        assert len(drops) == 2  # one row a document, however many filters would drop it
+
+
+def test_without_filters_everything_is_kept(tmp_path: Path):
+    place = run(tmp_path, [], captions("Cat.", GOOD))
+    assert ledger.read_counts(place.out) == ledger.Counts({"document": 2}, {"document": 2})
+
+
+def test_part_i_comes_of_part_i_even_if_nothing_is_left_of_it(tmp_path: Path):
+    parts = [captions(GOOD, "Cat."), captions("Cat."), captions()]
+    place = run(tmp_path, [WORDS], *parts)
+    assert kept(place) == [parts[0]["id"].to_pylist()[:1], [], []]
+    again = filter_stage("web/more", source("web/filters"), [CHARACTERS], "filters.captions")
+    (place.out / ledger.STAGE_FILE).write_text('{"parts": 3}')
+    assert kept(run_stage(again, tmp_path / "more", [place.out])) == kept(place)
+
+
+def test_a_part_that_is_there_is_not_written_again(tmp_path: Path):
+    place = run(tmp_path, [WORDS], captions(GOOD), captions(GOOD))
+    (place.out / "counts" / "part-00001.json").unlink()
+    before = {f: f.stat().st_mtime_ns for f in (place.out / "documents").iterdir()}
+    run(tmp_path, [WORDS], captions(GOOD), captions(GOOD))
+    after = {f.name: f.stat().st_mtime_ns == t for f, t in before.items()}
+    assert after == {"part-00000.parquet": True, "part-00001.parquet": False}
+
+
+def test_a_stage_that_selects_says_so():
+    """What keeps everything is then worth a warning."""
+    assert filter_stage("x", source("y"), [WORDS], "filters.captions").selects
+    assert not filter_stage("x", source("y"), [], "filters.captions").selects
+
+
+def test_images_are_counted_by_the_parts_that_show_them():
+    assert image_count(captions("a", "b")) == 2
+    assert image_count(captions()) == 0
