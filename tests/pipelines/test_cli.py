@@ -1,0 +1,267 @@
+"""The command line: what each command prints, which exit code it ends with, how mistakes are told.
+
+Exit codes: 0 done, 1 failed, 2 a mistake in the command or the recipe.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import Result
+from typer.testing import CliRunner
+
+from pipelines.cli import app
+from pipelines.config import Recipe, load_recipe
+from pipelines.demo import HOSTS
+from shards import ledger
+from shards.storage import read_table
+from tests.pipelines.small import CONFIGS
+
+small = pytest.mark.xdist_group("small_run")
+
+COMMANDS = ["", "run", "demo", "train", "inspect", "why", "verify", "report", "config"]
+
+
+def mixwright(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})
+
+
+def fails(code: int, *arguments: object) -> str:
+    """What a command that fails with `code` says on standard error; nothing else is printed."""
+    result = mixwright(*arguments)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert "Traceback" not in result.stderr
+    return str(result.stderr)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    """A recipe of one corpus, whose table exists."""
+    (tmp_path / "urls.tsv").write_text("url\tcaption\nhttp://a.example/1.png\tA cat on a mat.\n")
+    tree = {
+        "name": "x",
+        "out": str(tmp_path / "run"),
+        "corpora": {"captions": {"read": {"files": [str(tmp_path / "urls.tsv")]}}},
+        "mix": {"weights": {"captions": 1}},
+    }
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+HEAVY = ("apache_beam", "torch", "pyarrow", "open_clip")
+WATCHED = f"""
+import sys
+from pipelines.cli import app
+try:
+    app(sys.argv[1:])
+finally:
+    loaded = [name for name in {HEAVY} if name in sys.modules]
+    print(f"loaded {{loaded}}", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "config show"])
+def test_help_answers_at_once_and_loads_no_engine_and_no_model(command: str):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    asked = [sys.executable, "-c", WATCHED, *command.split(), "--help"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert "Usage:" in done.stdout
+    assert done.stderr == "loaded []\n"
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
+
+
+@pytest.mark.parametrize("command", ["run", "demo", "train", "inspect", "why", "verify", "report"])
+def test_help_shows_an_example_that_begins_with_the_command(command: str):
+    assert f"mixwright {command} " in mixwright(command, "--help").stdout.split("Examples")[1] + " "
+    assert command in mixwright("--help").stdout
+
+
+def test_version():
+    result = mixwright("--version")
+    assert (result.exit_code, result.stdout.split()[0]) == (0, "mixwright")
+
+
+def test_a_command_that_does_not_exist_is_a_mistake():
+    assert "No such command 'frobnicate'" in fails(2, "frobnicate")
+    assert "Missing argument" in fails(2, "run")
+
+
+def test_config_show_is_a_recipe_with_every_default(tmp_path: Path, recipe: Path):
+    result = mixwright("config", "show", recipe, "--set", "mix.seq_len=2048")
+    assert result.exit_code == 0
+    shown = yaml.safe_load(result.stdout)
+    assert (shown["mix"]["seq_len"], shown["mix"]["image_tokens"]) == (2048, 144)
+    again = tmp_path / "again.yaml"
+    again.write_text(result.stdout)
+    assert load_recipe(again) == load_recipe(recipe, ["mix.seq_len=2048"])
+
+
+@pytest.mark.parametrize("name", ["demo.yaml", "mm1.yaml"])
+def test_config_show_of_the_recipes_that_come_with_it(name: str):
+    result = mixwright("config", "show", CONFIGS / name)
+    assert result.exit_code == 0
+    assert yaml.safe_load(result.stdout)["name"] == Path(name).stem
+
+
+def test_a_dry_run_names_every_stage_and_does_nothing(tmp_path: Path, recipe: Path):
+    result = mixwright("run", recipe, "--dry-run")
+    assert result.exit_code == 0
+    lines = [line.split(maxsplit=1) for line in result.stdout.splitlines()]
+    assert [name for name, _ in lines[:2]] == ["captions/read", "captions/caption_filters"]
+    assert [name for name, _ in lines[-2:]] == ["pack", "shards"]
+    assert {why for _, why in lines} == {"run: new"}
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_of_one_stage_names_what_it_needs(recipe: Path):
+    result = mixwright("run", recipe, "--dry-run", "--only", "captions/caption_filters")
+    assert [line.split()[0] for line in result.stdout.splitlines()] == [
+        "captions/read",
+        "captions/caption_filters",
+    ]
+
+
+def test_a_mistake_in_a_recipe_names_file_key_and_what_is_allowed(recipe: Path):
+    for command in (["run"], ["config", "show"]):
+        said = fails(2, *command, recipe, "--set", "mix.sequence=9", "--set", "seed=many")
+        first, second = sorted(said.splitlines(), key=lambda line: "seed" in line)
+        assert f"{recipe}: mix.sequence: unknown key; allowed: weights, seq_len" in first
+        assert f"{recipe}: seed: " in second and "found 'many'" in second
+
+
+def test_other_mistakes_name_their_mend(tmp_path: Path, recipe: Path):
+    assert "write it as key=value" in fails(2, "run", recipe, "--set", "seed")
+    assert "no such stage; there are captions/read" in fails(2, "run", recipe, "--only", "captoins")
+    assert "nowhere.yaml: cannot be read" in fails(2, "run", tmp_path / "nowhere.yaml")
+    table = "corpora.captions.read.files=['/nowhere/*.tsv']"
+    said = fails(2, "run", recipe, "--set", table)
+    assert "corpora.captions.read.files: no file matches '/nowhere/*.tsv'" in said
+    assert "not the sample (no pages.tsv)" in fails(2, "demo", "--sample", tmp_path)
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify", "report"])
+def test_a_folder_that_is_not_there_fails_with_its_name(tmp_path: Path, command: str):
+    assert str(tmp_path / "none") in fails(1, command, tmp_path / "none")
+
+
+def test_a_folder_of_something_else_fails_with_what_was_expected(tmp_path: Path):
+    assert "manifest.json is missing" in fails(1, "verify", tmp_path)
+    assert "no finished stage and no Parquet file" in fails(1, "inspect", tmp_path)
+    assert "no such run" in fails(1, "why", "x", "--run", tmp_path / "none")
+
+
+# On the small run
+
+
+@small
+def test_a_finished_run_has_nothing_to_do(small_run: Recipe):
+    path = small_run.out.parent / "r.yaml"
+    result = mixwright("run", path, "--dry-run")
+    assert result.exit_code == 0
+    assert {line.split(maxsplit=1)[1] for line in result.stdout.splitlines()} == {"skip: done"}
+    result = mixwright("run", path)
+    assert result.exit_code == 0
+    assert result.stdout.endswith("stages are done; nothing to do\n")
+
+
+@small
+def test_why_a_caption_was_dropped(small_run: Recipe):
+    drops = ledger.read_drops(small_run.out / "captions" / "keep").to_pylist()
+    row = next(row for row in drops if row["unit"] == "document")
+    result = mixwright("why", row["url"], "--run", small_run.out)
+    assert result.exit_code == 0
+    first, *_, last = result.stdout.splitlines()
+    assert first.startswith(f"{row['id']}  captions/read ")
+    assert last.startswith(f"{row['id']}  captions/keep ")
+    assert last.endswith(f"dropped: image_low_similarity ({row['detail']})")
+
+
+@small
+def test_why_a_page_is_in_the_shards(small_run: Recipe):
+    index = read_table(small_run.out / "shards" / "mixwright-00000.parquet").to_pylist()
+    row = next(row for row in index if row["corpus"] == "interleaved" and row["documents"])
+    result = mixwright("why", row["documents"][0], "--run", small_run.out)
+    place = f"in the shards (mixwright-00000.tar, sequence {row['position']})"
+    assert any(line.endswith(place) for line in result.stdout.splitlines())
+
+
+@small
+def test_why_of_what_was_never_read_fails(small_run: Recipe):
+    said = fails(1, "why", "http://nowhere.example/", "--run", small_run.out)
+    assert f"{small_run.out} never read http://nowhere.example/" in said
+
+
+@small
+def test_verify_counts_what_it_checked(small_run: Recipe):
+    result = mixwright("verify", small_run.out / "shards")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "12 sequences verified" in result.stdout
+
+
+@small
+def test_verify_names_a_damaged_shard_and_fails(small_run: Recipe, tmp_path: Path):
+    for file in (small_run.out / "shards").glob("m*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    tar = tmp_path / "mixwright-00001.tar"
+    with tarfile.open(tar) as members:
+        offset = members.getmembers()[1].offset_data
+    data = bytearray(tar.read_bytes())
+    data[offset] ^= 1
+    tar.write_bytes(data)
+    said = fails(1, "verify", tmp_path)
+    assert "mixwright-00001.tar" in said and "problems" in said
+    assert "mixwright-00000.tar" not in said
+
+
+@small
+def test_inspect_a_run_its_shards_and_its_documents(small_run: Recipe):
+    run = mixwright("inspect", small_run.out)
+    shards = mixwright("inspect", small_run.out / "shards")
+    documents = mixwright("inspect", small_run.out / "text" / "dedupe" / "documents")
+    assert [r.exit_code for r in (run, shards, documents)] == [0, 0, 0]
+    assert run.stdout.endswith(shards.stdout)
+    kept = ledger.read_counts(small_run.out / "text" / "dedupe").kept["document"]
+    found = dict(line.split(maxsplit=1) for line in documents.stdout.splitlines()[:3])
+    assert found["documents"] == str(kept)
+
+
+@small
+def test_report_prints_the_page_that_it_wrote(small_run: Recipe, tmp_path: Path):
+    """In a copy by links, because a report is written into its run."""
+    copy = tmp_path / "run"
+    copy.mkdir()
+    for path in small_run.out.iterdir():
+        if path.is_dir():
+            (copy / path.name).symlink_to(path)
+    result = mixwright("report", copy)
+    assert result.exit_code == 0
+    page = Path(result.stdout.strip())
+    assert page.parent == copy
+    assert "<html" in page.read_text(encoding="utf-8")
+
+
+@small
+def test_a_run_that_fails_says_why_and_where_the_whole_story_is(small_run: Recipe, tmp_path: Path):
+    """A table without the column that the recipe names."""
+    path = small_run.out.parent / "r.yaml"
+    tree = yaml.safe_load(path.read_text())
+    assert tree["download"]["connect_to"].keys() == {HOSTS}
+    out = f"out={json.dumps(str(tmp_path / 'run'))}"
+    arguments = ["run", path, "--only", "captions/read", "--set", out]
+    asked = [sys.executable, "-m", "pipelines.cli", *arguments, "--set"]
+    done = subprocess.run(
+        [*map(str, asked), "corpora.captions.read.text=alt"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode in (1, 2)
+    assert "no column 'alt'; it has url, caption" in done.stderr
+    assert "Traceback" not in done.stderr
