@@ -130,17 +130,24 @@ def execute(recipe: "Recipe", only: str | None = None, *, dry_run: bool = False)
     if not todo:
         say(f"{recipe.name}: all {len(planned)} stages are done; nothing to do")
         return
+    if (error := _logged(recipe, stages)) is not None:
+        cause = str(error).strip().splitlines() or [type(error).__name__]
+        raise fail(f"{cause[-1]}\n  the whole story is in {recipe.out / 'run.log'}")
+
+
+def _logged(recipe: "Recipe", stages: list[Any]) -> Exception | None:
+    """Run stages with what workers print in the run's log; returns what went wrong."""
+    from configs.reading import ConfigError
+
     with logs_to(recipe.out / "run.log") as log:
         try:
             _execute(recipe, stages)
+        except ConfigError:
+            raise
         except Exception as error:
-            from configs.reading import ConfigError
-
-            if isinstance(error, ConfigError):
-                raise
             log.write(traceback.format_exc())
-            cause = str(error).strip().splitlines() or [type(error).__name__]
-            raise fail(f"{cause[-1]}\n  the whole story is in {recipe.out / 'run.log'}") from None
+            return error
+    return None
 
 
 def _execute(recipe: "Recipe", stages: list[Any]) -> None:

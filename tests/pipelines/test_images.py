@@ -149,9 +149,7 @@ def test_scores_are_put_where_they_belong():
 
 
 def test_the_first_filter_decides_and_the_ledger_has_what_it_measured(tmp_path: Path):
-    table = pages(
-        [image("tiny"), image("wide"), image("good")], [image("unlike")], [image("both")]
-    )
+    table = pages([image("tiny"), image("wide"), image("good")], [image("unlike")], [image("both")])
     table = set_scores(table, range(5), [0.5, 0.5, 0.5, 0.03125, 0.0])
     sizes = {"tiny": (10, 20), "wide": (900, 100), "good": (200, 200), "unlike": (200, 200)}
     write_table(tmp_path / "got/index/part-00000.parquet", index(**sizes, both=(10, 400)))

@@ -32,9 +32,10 @@ CHARACTERS = FilterSpec(name="caption_characters", thresholds={"min": 8})
 
 def test_the_reason_is_that_of_the_first_filter_that_drops(tmp_path: Path):
     # "Cat." has too few words and characters, "A a a" too few characters only.
+    words, characters = "caption_too_few_words", "caption_too_few_characters"
     for name, filters, reasons in (
-        ("words first", [WORDS, CHARACTERS], ["caption_too_few_words", "caption_too_few_characters"]),
-        ("characters first", [CHARACTERS, WORDS], ["caption_too_few_characters", "caption_too_few_characters"]),
+        ("words first", [WORDS, CHARACTERS], [words, characters]),
+        ("characters first", [CHARACTERS, WORDS], [characters, characters]),
     ):
         place = run(tmp_path / name, filters, captions("Cat.", GOOD, "A a a"))
         drops = ledger.read_drops(place.out).to_pylist()

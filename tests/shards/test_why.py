@@ -88,9 +88,7 @@ def read_from(document: dict[str, Any]) -> Answer:
 
 
 def test_a_kept_document_has_every_place_that_it_stands_at(run: Path):
-    image = Answer(
-        "web/filters", KEPT["id"], DOG, "image dropped", "image_too_small", "8x8 png"
-    )
+    image = Answer("web/filters", KEPT["id"], DOG, "image dropped", "image_too_small", "8x8 png")
     places = [
         Answer("shards", KEPT["id"], None, "in the shards", detail=f"mixwright-00000.tar, {place}")
         for place in ("sequence 0", "sequence 1")
@@ -100,9 +98,7 @@ def test_a_kept_document_has_every_place_that_it_stands_at(run: Path):
 
 
 def test_a_dropped_document_ends_with_the_rule_and_its_score(run: Path):
-    dropped = Answer(
-        "web/filters", SHORT["id"], SHORT["url"], "dropped", "too_short", "2 words"
-    )
+    dropped = Answer("web/filters", SHORT["id"], SHORT["url"], "dropped", "too_short", "2 words")
     assert why(run, "http://a.example/short") == [read_from(SHORT), dropped]
 
 
@@ -201,7 +197,8 @@ def test_a_dropped_record_is_found_by_url_with_stage_and_reason(
 
 @small
 def test_every_document_that_was_read_has_one_fate(small_run: "Recipe"):
-    read = read_table(small_run.out / "interleaved" / "extract" / "documents" / "part-00000.parquet")
+    documents = small_run.out / "interleaved" / "extract" / "documents"
+    read = read_table(documents / "part-00000.parquet")
     for identity in read["id"].to_pylist():
         outcomes = {a.outcome for a in why(small_run.out, identity)} - {"read", "image dropped"}
         assert outcomes in ({"dropped"}, {"in the shards"}), identity

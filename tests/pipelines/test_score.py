@@ -1,0 +1,142 @@
+"""Scores through Beam's RunInference: parts are the elements, and a process has one model."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from filters.clip import ClipModel, load_clip, pair_scores
+from pipelines import score
+from pipelines.config import Clip
+from pipelines.score import ClipHandler, score_stage
+from pipelines.stage import Place
+from shards import ledger, schema
+from shards.images import open_image, store_images
+from shards.storage import read_table, write_table
+from tests.pipelines.by_hand import run_stage, source, write_stage
+
+RED, BLUE = "http://a.example/red.png", "http://a.example/blue.png"
+
+
+def square(colour: str) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (24, 24), colour).save(out, "PNG")
+    return out.getvalue()
+
+
+def pair(url: str, caption: str) -> dict[str, Any]:
+    return schema.document("web", None, [schema.image_part(url), schema.text_part(caption)])
+
+
+PARTS = [
+    schema.documents([pair(RED, "red"), pair(BLUE, "blue")]),
+    schema.documents([]),
+    schema.documents([schema.document("web", "u", [schema.text_part("no picture")])]),
+    schema.documents([pair(RED, "blue")]),
+]
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> tuple[Path, Path]:
+    """The folders of four parts of documents and of the download of their images."""
+    fetched = tmp_path / "download"
+    replies = [(RED, square("red"), None), (BLUE, square("blue"), None)]
+    index = store_images(replies, fetched / "store" / "a.tar", "store/a.tar")
+    for part in range(len(PARTS)):
+        write_table(fetched / "index" / f"{ledger.part_name(part)}.parquet", index)
+    return write_stage(tmp_path / "dedupe", PARTS), fetched
+
+
+def run(tmp_path: Path, given: tuple[Path, Path]) -> Place:
+    stage = score_stage("web/score", source("web/dedupe"), source("web/download"), Clip())
+    return run_stage(stage, tmp_path / "score", given[:1], given[1:])
+
+
+def scores(place: Place, part: int) -> list[float | None]:
+    table = read_table(place.out / "documents" / f"{ledger.part_name(part)}.parquet")
+    assert table.drop_columns("parts").equals(PARTS[part].drop_columns("parts"))
+    found: list[float | None] = schema.flatten_parts(table)[1].field("score").to_pylist()
+    return found
+
+
+FAKE = ClipModel(None, Image.Image.copy, str, "cpu")  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How often a model was loaded and used; its score is the mean red of a picture."""
+    calls = {"loaded": 0, "used": 0}
+
+    def load(name: str, pretrained: str | None) -> ClipModel:
+        assert (name, pretrained) == ("mixwright-small", None)
+        calls["loaded"] += 1
+        return FAKE
+
+    def fits(documents: pa.Table, images: list[bytes], model: ClipModel) -> np.ndarray:
+        assert model is FAKE
+        calls["used"] += 1
+        return np.array([np.asarray(open_image(i))[..., 0].mean() / 255 for i in images])
+
+    monkeypatch.setattr(score, "load_clip", load)
+    monkeypatch.setattr(score, "best_fits", fits)
+    return calls
+
+
+def test_a_model_is_loaded_once_and_used_once_a_part(
+    tmp_path: Path, given: tuple[Path, Path], counted: dict[str, int]
+):
+    place = run(tmp_path, given)
+    assert counted == {"loaded": 1, "used": 4}
+    assert [scores(place, part) for part in range(4)] == [[1, None, 0, None], [], [None], [1, None]]
+
+
+def test_scoring_drops_nothing(tmp_path: Path, given: tuple[Path, Path], counted: dict[str, int]):
+    place = run(tmp_path, given)
+    assert ledger.read_counts(place.out) == ledger.Counts({"document": 4}, {"document": 4})
+
+
+def test_a_part_that_is_there_is_not_scored_again(
+    tmp_path: Path, given: tuple[Path, Path], counted: dict[str, int]
+):
+    place = run(tmp_path, given)
+    (place.out / "counts" / "part-00003.json").unlink()
+    run(tmp_path, given)
+    assert counted["used"] == 5
+    assert scores(place, 3) == [1, None]
+
+
+def test_elements_are_parts_one_a_batch(
+    tmp_path: Path, given: tuple[Path, Path], counted: dict[str, int]
+):
+    place = Place("web/score", tmp_path, tmp_path / "out", given[:1], given[1:], 4)
+    handler = ClipHandler(Clip(), place)
+    assert handler.batch_elements_kwargs() == {"max_batch_size": 1}
+    results = list(handler.run_inference([3, 0], FAKE))
+    assert [result.example for result in results] == [3, 0]
+    assert [result.inference.num_rows for result in results] == [1, 2]
+
+
+def test_the_bundled_model_scores_pairs_as_it_does_by_itself(
+    tmp_path: Path, given: tuple[Path, Path]
+):
+    place = run(tmp_path, given)
+    pictures = [open_image(square(colour)) for colour in ("red", "blue", "red")]
+    expected = pair_scores(load_clip(), pictures, ["red", "blue", "blue"])
+    found = [s for part in (0, 3) for s in scores(place, part) if s is not None]
+    assert found == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_other_weights_are_another_config(tmp_path: Path):
+    """Local weights are known by size and time as well as by name."""
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes(b"1")
+    clip = Clip(model="ViT-B-32", pretrained=str(weights))
+    before = score_stage("s", source("a"), source("b"), clip).config
+    assert score_stage("s", source("a"), source("b"), clip).config == before
+    weights.write_bytes(b"12")
+    assert score_stage("s", source("a"), source("b"), clip).config != before
+    assert score_stage("s", source("a"), source("b"), Clip()).config[1] == []
