@@ -72,21 +72,28 @@ def told() -> Iterator[None]:
     except ConfigError as error:
         raise fail(str(error), USAGE) from None
     except (FileNotFoundError, PermissionError) as error:
-        raise fail(f"{error.filename or error}: {error.strerror or 'not found'}") from None
+        named = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        raise fail(named) from None
     except KeyboardInterrupt:
         raise fail("stopped; the same command goes on from here", 130) from None
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        say(f"mixwright {version('mixwright')}")
+        raise typer.Exit
+
+
 @app.callback()
 def main(
-    show_version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.")
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Read the options that come before a command."""
-    if show_version:
-        say(f"mixwright {version('mixwright')}")
-        raise typer.Exit
 
 
 @app.command(

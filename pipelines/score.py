@@ -1,13 +1,12 @@
 """CLIP scores through Beam's RunInference: one model a process, images read where scored."""
 
 from collections.abc import Iterable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
-import torch
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult, RunInference
 
 from filters.clip import ClipModel, load_clip
@@ -32,9 +31,8 @@ class ClipHandler(ModelHandler[int, PredictionResult, ClipModel]):  # type: igno
         self.clip, self.place = clip, place
 
     def load_model(self) -> ClipModel:
-        """One thread a process: there is one process a core, and sums do not change with cores."""
-        torch.set_num_threads(1)
-        return load_clip(self.clip.model, self.clip.pretrained)
+        """The model that all stages of this process share."""
+        return _loaded(self.clip.model, self.clip.pretrained)
 
     def run_inference(
         self, batch: Sequence[int], model: ClipModel, inference_args: Any = None
@@ -45,6 +43,15 @@ class ClipHandler(ModelHandler[int, PredictionResult, ClipModel]):  # type: igno
     def batch_elements_kwargs(self) -> dict[str, int]:
         """A part is a batch already."""
         return {"max_batch_size": 1}
+
+
+@cache
+def _loaded(model: str, pretrained: str | None) -> ClipModel:
+    """One thread a process: there is one process a core, and sums do not change with cores."""
+    import torch
+
+    torch.set_num_threads(1)
+    return load_clip(model, pretrained)
 
 
 def _score_part(part: int, place: Place, model: ClipModel) -> pa.Table | None:
