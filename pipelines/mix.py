@@ -120,6 +120,7 @@ def _pack(
 PIECE = pa.schema(
     [
         ("key", pa.uint64()),  # where the document stands in the order of its corpus
+        ("document", pa.int64()),  # where the document was read: tells copies with one id apart
         ("row", pa.int32()),  # where the piece stands in its document
         ("tokens", pa.int64()),
         ("images", pa.int64()),
@@ -155,7 +156,10 @@ def _spread(
         targets = [i for i, p in enumerate(layout) if (p.corpus, p.epoch) == (corpus, epoch)]
         keys = packing.order_keys(ids, seed, epoch)
         slices = packing.partitions(keys, len(targets))
-        keyed = [piece | {"key": int(key)} for piece, key in zip(pieces, keys, strict=True)]
+        keyed = [
+            piece | {"key": int(key), "document": (part << 32) + piece["document"]}
+            for piece, key in zip(pieces, keys, strict=True)
+        ]
         table = pa.Table.from_pylist(keyed, schema=PIECE)
         found += [
             (targets[number], table.filter(pa.array(slices == number)))
@@ -174,16 +178,18 @@ def _located(images: Path, part: int, run: Path) -> pa.Table:
 def cut_documents(documents: pa.Table, index: pa.Table, mix: Mix) -> list[dict[str, Any]]:
     """Rows of `PIECE`, without keys, that together show every part of every document once.
 
+    `document` counts within `documents`.
+
     `index` holds the `schema.IMAGE` rows of the documents' images.
     """
     places = {row["sha256"]: row for row in index.to_pylist() if row["reason"] is None}
     rows = documents.to_pylist()
     counts = iter(_token_counts(rows, mix.tokenizer))
     pieces = []
-    for document in rows:
+    for number, document in enumerate(rows):
         parts = [
-            (number, packed)
-            for number, part in enumerate(document["parts"])
+            (place, packed)
+            for place, part in enumerate(document["parts"])
             for packed in _packed(part, counts, places, mix)
         ]
         cuts = packing.cut(
@@ -193,7 +199,8 @@ def cut_documents(documents: pa.Table, index: pa.Table, mix: Mix) -> list[dict[s
             max_images=mix.max_images,
         )
         for row, (first, last) in enumerate(cuts or [(0, 0)]):
-            pieces.append(_piece(document, row, parts[first:last]))
+            piece = _piece(document, parts[first:last])
+            pieces.append(piece | {"document": number, "row": row})
     return pieces
 
 
@@ -220,12 +227,11 @@ def _packed(
 
 
 def _piece(
-    document: Mapping[str, Any], row: int, parts: Sequence[tuple[int, dict[str, Any]]]
+    document: Mapping[str, Any], parts: Sequence[tuple[int, dict[str, Any]]]
 ) -> dict[str, Any]:
     shown = [part for _, part in parts]
     about = {name: document[name] for name in ("id", "source", "url", "licence")}
     return {
-        "row": row,
         "tokens": sum(part["tokens"] for part in shown) + 1,
         "images": sum(part["sha256"] is not None for part in shown),
         "segment": about | {"first_part": parts[0][0] if parts else 0, "parts": shown},
@@ -242,7 +248,7 @@ def _pack_partition(
     with place.clock():
         if not place.has(part):
             pieces = pa.concat_tables([PIECE.empty_table(), *given["pieces"]])
-            pieces = pieces.sort_by([("key", "ascending"), ("row", "ascending")])
+            pieces = pieces.sort_by([(name, "ascending") for name in ("key", "document", "row")])
             _write_packed(place, part, pieces, layout[part], mix)
     return part
 

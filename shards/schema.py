@@ -142,7 +142,11 @@ def document(
     position: int = 0,
 ) -> dict[str, Any]:
     """A row of `DOCUMENT`; its id hashes the source, the URL and the parts, never a position."""
-    content = [str(part["text"] if part["text"] is not None else part["url"]) for part in parts]
+    content = [
+        value
+        for part in parts
+        for value in (("image", part["url"]) if part["text"] is None else ("text", part["text"]))
+    ]
     return {
         "id": digest(source, url or "", *content),
         "parts": list(parts),

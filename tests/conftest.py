@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from pipelines.site import Site
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests that share the small run on one process, which then makes it once."""
+    for item in items:
+        if "small_run" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("small_run"))
+
+
 @pytest.fixture(scope="session")
 def site() -> Iterator["Site"]:
     from pipelines.site import serve

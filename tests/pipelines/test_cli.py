@@ -23,8 +23,6 @@ from shards.loader import open_shards
 from shards.storage import read_table
 from tests.pipelines.small import CONFIGS
 
-small = pytest.mark.xdist_group("small_run")
-
 COMMANDS = ["", "run", "demo", "train", "inspect", "why", "verify", "report", "config"]
 
 
@@ -161,7 +159,6 @@ def test_a_folder_of_something_else_fails_with_what_was_expected(tmp_path: Path)
 # On the small run
 
 
-@small
 def test_a_finished_run_has_nothing_to_do(small_run: Recipe):
     path = small_run.out.parent / "r.yaml"
     result = mixwright("run", path, "--dry-run")
@@ -172,7 +169,6 @@ def test_a_finished_run_has_nothing_to_do(small_run: Recipe):
     assert result.stdout.endswith("stages are done; nothing to do\n")
 
 
-@small
 def test_why_a_caption_was_dropped(small_run: Recipe):
     drops = ledger.read_drops(small_run.out / "captions" / "keep").to_pylist()
     row = next(row for row in drops if row["unit"] == "document")
@@ -184,7 +180,6 @@ def test_why_a_caption_was_dropped(small_run: Recipe):
     assert last.endswith(f"dropped: image_low_similarity ({row['detail']})")
 
 
-@small
 def test_why_a_page_is_in_the_shards(small_run: Recipe):
     index = read_table(small_run.out / "shards" / "mixwright-00000.parquet").to_pylist()
     row = next(row for row in index if row["corpus"] == "interleaved" and row["documents"])
@@ -193,20 +188,17 @@ def test_why_a_page_is_in_the_shards(small_run: Recipe):
     assert any(line.endswith(place) for line in result.stdout.splitlines())
 
 
-@small
 def test_why_of_what_was_never_read_fails(small_run: Recipe):
     said = fails(1, "why", "http://nowhere.example/", "--run", small_run.out)
     assert f"{small_run.out} never read http://nowhere.example/" in said
 
 
-@small
 def test_verify_counts_what_it_checked(small_run: Recipe):
     result = mixwright("verify", small_run.out / "shards")
     assert (result.exit_code, result.stderr) == (0, "")
     assert f"{len(open_shards(small_run.out / 'shards'))} sequences verified" in result.stdout
 
 
-@small
 def test_verify_names_a_damaged_shard_and_fails(small_run: Recipe, tmp_path: Path):
     for file in (small_run.out / "shards").glob("m*"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -221,7 +213,6 @@ def test_verify_names_a_damaged_shard_and_fails(small_run: Recipe, tmp_path: Pat
     assert "mixwright-00000.tar" not in said
 
 
-@small
 def test_inspect_a_run_its_shards_and_its_documents(small_run: Recipe):
     run = mixwright("inspect", small_run.out)
     shards = mixwright("inspect", small_run.out / "shards")
@@ -233,7 +224,6 @@ def test_inspect_a_run_its_shards_and_its_documents(small_run: Recipe):
     assert found["documents"] == str(kept)
 
 
-@small
 def test_report_prints_the_page_that_it_wrote(small_run: Recipe, tmp_path: Path):
     """In a copy by links, because a report is written into its run."""
     copy = tmp_path / "run"
@@ -248,7 +238,6 @@ def test_report_prints_the_page_that_it_wrote(small_run: Recipe, tmp_path: Path)
     assert "<html" in page.read_text(encoding="utf-8")
 
 
-@small
 def test_a_run_that_fails_says_why_and_where_the_whole_story_is(small_run: Recipe, tmp_path: Path):
     """A table without the column that the recipe names."""
     path = small_run.out.parent / "r.yaml"

@@ -73,7 +73,6 @@ def test_a_folder_that_is_not_the_sample(tmp_path: Path):
         pass
 
 
-@pytest.mark.xdist_group("small_run")
 def test_the_summary_says_what_the_ledger_says(small_run: Recipe):
     lines = demo.summary(small_run.out, (9.125, 8.5), Path("report.html"))
     funnels = {line.split()[0]: line.split(maxsplit=3) for line in lines[2:5]}
@@ -103,7 +102,6 @@ def test_the_summary_says_what_the_ledger_says(small_run: Recipe):
     assert lines[10:] == ["held-out loss  9.12 → 8.50 nats a token", "report         report.html"]
 
 
-@pytest.mark.xdist_group("small_run")
 def test_without_training_there_is_no_loss(small_run: Recipe):
     lines = demo.summary(small_run.out, None, Path("report.html"))
     assert not [line for line in lines if "loss" in line]

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import pytest
-
 from pipelines.config import Recipe
 from pipelines.inspection import render
 from shards import ledger
@@ -95,7 +93,6 @@ def test_documents_are_counted_by_name():
     ]
 
 
-@pytest.mark.xdist_group("small_run")
 def test_a_real_run_is_told_in_the_numbers_of_its_ledger(small_run: Recipe):
     lines = list(render(describe(small_run.out)))
     found = {tuple(line.split()[:2]): line.split()[2:] for line in lines[1 : lines.index("")]}

@@ -18,8 +18,6 @@ from shards import ledger
 from shards.verify import verify
 from tests.pipelines.small import run_quietly, small_recipe
 
-pytestmark = pytest.mark.xdist_group("small_run")
-
 
 def shard_hashes(run: Path) -> dict[str, str]:
     files = sorted([*(run / "shards").glob("mixwright-*"), run / "shards" / "manifest.json"])

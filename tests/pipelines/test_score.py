@@ -1,6 +1,7 @@
 """Scores through Beam's RunInference: parts are the elements, and a process has one model."""
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,14 @@ PARTS = [
     schema.documents([schema.document("web", "u", [schema.text_part("no picture")])]),
     schema.documents([pair(RED, "blue")]),
 ]
+
+
+@pytest.fixture(autouse=True)
+def no_model() -> Iterator[None]:
+    """A process keeps its model; these tests ask for one after another."""
+    score._loaded.cache_clear()
+    yield
+    score._loaded.cache_clear()
 
 
 @pytest.fixture

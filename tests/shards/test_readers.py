@@ -16,8 +16,6 @@ from shards.loader import Sequence, open_shards
 if TYPE_CHECKING:
     from pipelines.config import Recipe
 
-pytestmark = pytest.mark.xdist_group("small_run")
-
 
 @pytest.fixture(scope="module")
 def folder(small_run: "Recipe") -> Path:

@@ -15,7 +15,6 @@ from shards.why import Answer, why
 if TYPE_CHECKING:
     from pipelines.config import Recipe
 
-small = pytest.mark.xdist_group("small_run")
 
 CAT, DOG = "http://a.example/cat.jpg", "http://a.example/dog.jpg"
 
@@ -147,7 +146,6 @@ def kept_id(run: Path, corpus: str) -> str:
     raise AssertionError(f"no sequence of {corpus}")
 
 
-@small
 @pytest.mark.parametrize("corpus", ["captions", "interleaved", "text"])
 def test_a_kept_record_is_in_the_tar_and_at_the_position_that_why_says(
     small_run: "Recipe", corpus: str
@@ -178,7 +176,6 @@ DROPPED = [
 ]
 
 
-@small
 @pytest.mark.parametrize(("corpus", "reason"), DROPPED)
 def test_a_dropped_record_is_found_by_url_with_stage_and_reason(
     small_run: "Recipe", corpus: str, reason: str
@@ -195,7 +192,6 @@ def test_a_dropped_record_is_found_by_url_with_stage_and_reason(
     assert [a.outcome for a in why(small_run.out, row["id"])][-1] != "in the shards"
 
 
-@small
 def test_every_document_that_was_read_has_one_fate(small_run: "Recipe"):
     documents = small_run.out / "interleaved" / "extract" / "documents"
     read = read_table(documents / "part-00000.parquet")
