@@ -30,19 +30,23 @@ def bars(console: Console) -> Progress:
 
 @contextmanager
 def watch(console: Console, places: Places) -> Iterator[None]:
-    """Show how many parts of each stage are done until the block ends."""
+    """Show how far all stages are together, and each that is under way, until the block ends."""
     with bars(console) as progress:
-        tasks = {
-            name: progress.add_task(name, total=parts, unit="parts")
-            for name, (_, parts) in places.items()
-        }
+        whole = progress.add_task("all stages", total=None, unit="parts")
+        tasks = {name: progress.add_task(name, visible=False, unit="parts") for name in places}
         ended = threading.Event()
 
         def poll() -> None:
             while not ended.wait(POLL_SECONDS):
-                for name, (folder, parts) in places.items():
-                    done, total, unit = _done(folder, parts)
-                    progress.update(tasks[name], completed=done, total=total, unit=unit)
+                states = {name: _done(*place) for name, place in places.items()}
+                for name, (done, total, unit) in states.items():
+                    under_way = 0 < done < total
+                    progress.update(
+                        tasks[name], completed=done, total=total, unit=unit, visible=under_way
+                    )
+                parts = sum(parts for _, parts in places.values())
+                finished = sum(done for done, _, unit in states.values() if unit == "parts")
+                progress.update(whole, completed=finished, total=parts)
 
         thread = threading.Thread(target=poll, daemon=True)
         thread.start()

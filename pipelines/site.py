@@ -19,6 +19,7 @@ can be repeated to the byte. The server ends when its standard input does.
 import argparse
 import hashlib
 import os
+import signal
 import socketserver
 import subprocess
 import sys
@@ -208,6 +209,8 @@ def main() -> None:
     parser.add_argument("root", type=Path)
     parser.add_argument("--port", type=int, default=0)
     options = parser.parse_args()
+    # Ctrl-C is for the client: the server ends when the client does.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     handler = partial(Handler, read_content(options.root))
     with Server(("127.0.0.1", options.port), handler) as server:
         print(server.server_port, flush=True)
