@@ -46,7 +46,7 @@ def dedupe_stage(name: str, source: Stage, options: Dedupe) -> Stage:
         name,
         partial(_dedupe, options=options),
         options.model_dump(),
-        ("pipelines.dedupe", "filters.minhash"),
+        ("pipelines.dedupe",),
         inputs=(source.name,),
     )
 

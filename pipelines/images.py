@@ -105,7 +105,7 @@ def download_stage(name: str, source: Stage, options: Download) -> Stage:
         name,
         partial(download, options=options),
         options.model_dump(exclude=runtime_only),
-        ("pipelines.images", "pipelines.fetch", "pipelines.addresses", "shards.images"),
+        ("pipelines.images", "pipelines.fetch", "pipelines.addresses"),
         inputs=(source.name,),
         selects=True,
     )
@@ -233,7 +233,7 @@ def image_filter_stage(
         name,
         partial(_filter_images, filters=filters),
         [spec.model_dump() for spec in filters],
-        ("pipelines.images", "filters.reasons", "filters.images"),
+        ("pipelines.images", "filters.images"),
         inputs=(source.name,),
         lookups=(fetched.name,),
         selects=bool(filters),

@@ -9,12 +9,14 @@ part is there and the ledger adds up, and is then renamed, so that a folder with
 always whole.
 """
 
+import ast
 import hashlib
 import importlib.util
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,9 @@ from pipelines.stage import MICROSECONDS, Place, Stage
 from shards import ledger
 from shards.ledger import STAGE_FILE
 from shards.storage import read_json, write_json
+
+FOLLOWED = ("filters", "mixers", "shards")
+FOLLOWED_IN = tuple(f"{package}." for package in FOLLOWED)
 
 Watch = Callable[[Mapping[str, tuple[Path, int]]], Any]
 
@@ -41,13 +46,39 @@ class Planned:
 
 
 def _code_digest(modules: Iterable[str]) -> str:
-    state = hashlib.sha256()
-    for name in sorted(modules):
-        spec = importlib.util.find_spec(name)
-        if spec is None or spec.origin is None:
-            raise ModuleNotFoundError(name)
-        state.update(name.encode() + Path(spec.origin).read_bytes())
+    """A hash of the modules' code and of the rules and data model that they import.
+
+    Imports of other pipelines are not followed: a stage names those that it depends on.
+    """
+    state, waiting, seen = hashlib.sha256(), sorted(modules), set[str]()
+    while waiting:
+        name = waiting.pop()
+        if name not in seen:
+            seen.add(name)
+            waiting += _imports(name)
+    for name in sorted(seen):
+        state.update(name.encode() + _source(name))
     return state.hexdigest()
+
+
+@cache
+def _source(module: str) -> bytes:
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(module)
+    return Path(spec.origin).read_bytes()
+
+
+@cache
+def _imports(module: str) -> list[str]:
+    """The modules of `filters`, `mixers` and `shards` that a module imports."""
+    found = []
+    for node in ast.walk(ast.parse(_source(module))):
+        if isinstance(node, ast.ImportFrom) and node.module in FOLLOWED:
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(FOLLOWED_IN):
+            found.append(str(node.module))
+    return found
 
 
 def _file_stamp(path: str) -> list[str | int]:
@@ -60,7 +91,7 @@ def _pieces(stage: Stage, inputs: Mapping[str, str]) -> dict[str, Any]:
     """What a fingerprint is made of, by the name under which a change is reported."""
     return {
         "config": json.loads(json.dumps(stage.config, sort_keys=True, default=str)),
-        "code": _code_digest({"pipelines.stage", "shards.schema", "shards.ledger", *stage.modules}),
+        "code": _code_digest({"pipelines.stage", *stage.modules}),
         "files": [_file_stamp(path) for path in stage.files],
         "inputs": {name: inputs[name] for name in (*stage.inputs, *stage.lookups)},
     }

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from functools import cache, partial
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,14 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult, RunInference
 
-from filters.clip import ClipModel, load_clip
+from filters.clip import BUNDLED, ClipModel, load_clip
 from filters.similarity import best_fits
 from pipelines.config import Clip
 from pipelines.images import image_rows, read_index, set_scores
 from pipelines.stage import Place, Stage, write_documents
 from shards import schema
 from shards.images import read_images
+from shards.storage import sha256_file
 
 
 class ClipHandler(ModelHandler[int, PredictionResult, ClipModel]):  # type: ignore[misc]
@@ -70,7 +72,7 @@ def score_stage(name: str, source: Stage, fetched: Stage, clip: Clip) -> Stage:
         name,
         partial(_score, clip=clip),
         [clip.model_dump(), _weights_stamp(clip)],
-        ("pipelines.score", "filters.similarity", "filters.clip"),
+        ("pipelines.score", "pipelines.images"),
         inputs=(source.name,),
         lookups=(fetched.name,),
     )
@@ -93,6 +95,9 @@ def _write(scored: PredictionResult, place: Place) -> int:
 
 
 def _weights_stamp(clip: Clip) -> list[str | int]:
-    """What identifies local weights beside their name: size and time of the file."""
+    """What identifies weights beside their name: the bundled ones' hash, a file's size and time."""
+    if clip.model == BUNDLED:
+        with as_file(files("filters") / "weights" / f"{BUNDLED}.safetensors") as path:
+            return [sha256_file(path)]
     path = Path(clip.pretrained or "")
     return [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else []

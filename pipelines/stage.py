@@ -113,7 +113,7 @@ def filter_stage(name: str, source: Stage, filters: Sequence[FilterSpec], module
         name,
         partial(map_parts, work=partial(_filter_documents, filters=filters)),
         [spec.model_dump() for spec in filters],
-        ("filters.reasons", module),
+        (module,),
         inputs=(source.name,),
         selects=bool(filters),
     )

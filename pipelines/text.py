@@ -30,7 +30,7 @@ def language_stage(name: str, source: Stage) -> Stage:
         name,
         partial(map_parts, work=_identify),
         {},
-        ("pipelines.text", "filters.language"),
+        ("pipelines.text",),
         inputs=(source.name,),
     )
 
@@ -48,7 +48,7 @@ def pii_stage(name: str, source: Stage) -> Stage:
         name,
         partial(map_parts, work=_mask),
         {},
-        ("pipelines.text", "filters.pii"),
+        ("pipelines.text",),
         inputs=(source.name,),
     )
 

