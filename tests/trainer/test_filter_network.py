@@ -43,13 +43,12 @@ def test_shuffled_captions_leave_out_those_equal_to_the_picture_s_own() -> None:
     assert len(others) < 3 * 10
 
 
-def test_report_shuffles_within_each_source_and_across_all() -> None:
-    """A network that only tells the sources apart is right across all, and lost within one."""
+def test_report_shuffles_within_each_source() -> None:
+    """A network that only tells the sources apart gets no credit for it."""
     rows = np.repeat(np.eye(2, dtype=np.float32), 40, axis=0)
     pairs = [Pair(Path(), str(row), (f"caption {row}",), "ab"[row // 40]) for row in range(80)]
     aucs = report(rows, rows, pairs)
-    assert aucs["a"] == aucs["b"] == aucs["pooled, shuffled within sources"] == 0.5
-    assert aucs["pooled"] > 0.5
+    assert aucs == {"a": 0.5, "b": 0.5, "pooled": 0.5}
 
 
 def test_training_pictures_that_resemble_a_held_out_one_are_left_out() -> None:
