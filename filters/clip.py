@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 BUNDLED = "mixwright-small"
 # Models always see batches of this one shape: a product of another shape may round otherwise,
 # and a score would then depend on how the caller had batched its pairs.
-BATCH = 32
+BATCH = 16
 # What the bundled network was trained on. Squashing keeps the borders of wide figures, which
 # a centre crop would lose.
 BUNDLED_PREPROCESS: dict[str, Any] = {

@@ -30,8 +30,7 @@ def _keep_freed_memory() -> None:
     """Let worker processes reuse large buffers that they free, if glibc allocates them.
 
     By default it gives each tensor's memory back to the kernel and asks for it again, which took
-    about half of the time of scoring the sample. The bounds keep a worker near 1.1 GB there.
+    about half of the time of scoring the sample. The bounds keep a worker near 1.4 GB there.
     """
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**28))
     os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**28))
-    os.environ.setdefault("MALLOC_ARENA_MAX", "2")
