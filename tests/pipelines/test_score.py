@@ -1,5 +1,6 @@
 """Scores through Beam's RunInference: parts are the elements, and a process has one model."""
 
+import hashlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from filters import clip
 from filters.clip import ClipModel, load_clip, pair_scores
 from pipelines import score
 from pipelines.config import Clip
@@ -143,9 +145,14 @@ def test_other_weights_are_another_config(tmp_path: Path):
     """Local weights are known by size and time as well as by name."""
     weights = tmp_path / "w.safetensors"
     weights.write_bytes(b"1")
-    clip = Clip(model="ViT-B-32", pretrained=str(weights))
-    before = score_stage("s", source("a"), source("b"), clip).config
-    assert score_stage("s", source("a"), source("b"), clip).config == before
+    local = Clip(model="ViT-B-32", pretrained=str(weights))
+    before = score_stage("s", source("a"), source("b"), local).config
+    assert score_stage("s", source("a"), source("b"), local).config == before
     weights.write_bytes(b"12")
-    assert score_stage("s", source("a"), source("b"), clip).config != before
-    assert score_stage("s", source("a"), source("b"), Clip()).config[1] == []
+    assert score_stage("s", source("a"), source("b"), local).config != before
+
+
+def test_the_bundled_weights_are_known_by_their_hash():
+    weights = Path(clip.__file__).parent / "weights" / "mixwright-small.safetensors"
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert score_stage("s", source("a"), source("b"), Clip()).config[1] == [digest]
