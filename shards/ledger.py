@@ -2,20 +2,37 @@
 
 A stage writes its output in parts. Beside the documents of a part stand one row a dropped record
 (`schema.DROP`) and a small file of counts, which is written last: a part with counts is complete.
+
+In a run's folder, `run.json` lists the stages, and each finished one has
+
+    captions/score/stage.json               what it did, and which folder is the current one
+    captions/score/5d0c1b.../documents/     its output, in a folder named by fingerprint
+
+so that a stage is committed by writing one small file, which object stores do whole as well, and
+workers of an abandoned run can never write into the output of another.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from shards import schema
-from shards.storage import read_json, read_table, write_json, write_table
+from shards.storage import (
+    Location,
+    exists,
+    in_parallel,
+    names,
+    read_json,
+    read_table,
+    write_json,
+    write_table,
+)
 
+RUN_FILE = "run.json"  # the stages of a run, in order
 STAGE_FILE = "stage.json"  # what a finished stage says of itself
 SAMPLES = 6  # dropped records a part and reason that keep their content for the report
 
@@ -142,13 +159,13 @@ def part_name(part: int) -> str:
     return f"part-{part:05d}"
 
 
-def part_is_done(folder: Path, part: int) -> bool:
+def part_is_done(folder: Location, part: int) -> bool:
     """Whether everything of a part has been written."""
-    return (folder / "counts" / f"{part_name(part)}.json").exists()
+    return exists(folder / "counts" / f"{part_name(part)}.json")
 
 
 def write_part(
-    folder: Path,
+    folder: Location,
     part: int,
     output: pa.Table | None,
     drops: pa.Table,
@@ -159,30 +176,88 @@ def write_part(
 ) -> None:
     """Write a part's table, its ledger and, last, its counts; raise `LedgerError` if they clash."""
     counts = count(read, kept, drops)
-    counts.check(f"{folder.name}, part {part}")
+    counts.check(f"{folder.parent.name}, part {part}")
     if output is not None:
         write_table(folder / kind / f"{part_name(part)}.parquet", output)
     write_table(folder / "ledger" / f"{part_name(part)}.parquet", _bound_samples(drops))
     write_json(folder / "counts" / f"{part_name(part)}.json", asdict(counts))
 
 
-def read_counts(folder: Path) -> Counts:
-    """The counts of a whole stage, summed over its parts."""
-    return total(Counts(**read_json(path)) for path in sorted((folder / "counts").glob("*.json")))
+def parts_done(folder: Location) -> set[str]:
+    """The names of the parts that have been written, by one listing."""
+    return {name.removesuffix(".json") for name in names(folder / "counts")}
 
 
-def stage_folders(run: Path) -> Iterator[tuple[str, Path]]:
-    """The finished stages of a run as (name, folder), by the order in which they were made."""
-    files = [f for pattern in ("*", "*/*") for f in run.glob(f"{pattern}/{STAGE_FILE}")]
-    folders = [file.parent for file in files if not file.parent.name.startswith(".")]
-    about = [(read_json(folder / STAGE_FILE), folder) for folder in folders]
-    for stage, folder in sorted(about, key=lambda pair: (pair[0]["order"], pair[0]["stage"])):
-        yield stage["stage"], folder
+def sum_counts(folder: Location, parts: int) -> Counts:
+    """The counts of a stage that is written but not committed, summed over its parts."""
+    files = [folder / "counts" / f"{part_name(part)}.json" for part in range(parts)]
+    return total(Counts(**counts) for counts in in_parallel(read_json, files))
 
 
-def read_drops(folder: Path, *, columns: list[str] | None = None) -> pa.Table:
-    """All dropped records of a stage."""
-    tables = [read_table(p, columns=columns) for p in sorted((folder / "ledger").glob("*.parquet"))]
+# Finished stages
+
+
+def commit(home: Location, about: Mapping[str, Any]) -> None:
+    """Make `home / about["folder"]` the current output of the stage at `home`."""
+    write_json(home / STAGE_FILE, about)
+
+
+def about(home: Location) -> dict[str, Any] | None:
+    """What the finished stage at `home` says of itself; None if it is not finished."""
+    try:
+        said: dict[str, Any] = read_json(home / STAGE_FILE)
+    except FileNotFoundError:
+        return None
+    return said
+
+
+def current(home: Location) -> Location:
+    """The folder of a stage's current output; raises FileNotFoundError if it is not finished."""
+    return home / str(read_json(home / STAGE_FILE)["folder"])
+
+
+def read_counts(folder: Location) -> Counts:
+    """The counts of a finished stage."""
+    return Counts(**_manifest(folder)["counts"])
+
+
+def part_count(folder: Location) -> int:
+    """How many parts a finished stage has."""
+    return int(_manifest(folder)["parts"])
+
+
+def part_files(folder: Location, kind: str) -> list[Location]:
+    """The files of one kind ("documents", "ledger", "index", ...) that a finished stage wrote."""
+    said = _manifest(folder)
+    if kind not in said["holds"]:
+        return []
+    return [folder / kind / f"{part_name(part)}.parquet" for part in range(said["parts"])]
+
+
+def _manifest(folder: Location) -> dict[str, Any]:
+    said: dict[str, Any] = read_json(folder.parent / STAGE_FILE)
+    if said["folder"] != folder.name:
+        raise FileNotFoundError(2, "is not the stage's current output", str(folder))
+    return said
+
+
+def stage_folders(run: Location) -> Iterator[tuple[str, Location]]:
+    """The finished stages of a run as (name, folder), in the order of the recipe.
+
+    Raises:
+        FileNotFoundError: there is no run.
+    """
+    names_in_order = read_json(run / RUN_FILE)["stages"]
+    said = in_parallel(lambda name: about(run / name), names_in_order)
+    for name, stage in zip(names_in_order, said, strict=True):
+        if stage is not None:
+            yield name, run / name / stage["folder"]
+
+
+def read_drops(folder: Location, *, columns: list[str] | None = None) -> pa.Table:
+    """All dropped records of a finished stage."""
+    files = part_files(folder, "ledger")
+    tables = in_parallel(lambda file: read_table(file, columns), files)
     if not tables:
         return schema.DROP.empty_table().select(columns or schema.DROP.names)
     return pa.concat_tables(tables)

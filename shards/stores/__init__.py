@@ -19,6 +19,9 @@ class Store(Protocol):
     def size(self, key: str) -> int:
         """The object's length in bytes; raises FileNotFoundError."""
 
+    def version(self, key: str) -> str:
+        """What changes whenever the object does; raises FileNotFoundError."""
+
     def put(self, key: str, file: Path) -> None:
         """Make the object from a local file, whole or not at all."""
 

@@ -1,7 +1,7 @@
 """How to reach object stores: small values that travel to workers with every location."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 def _flag(name: str) -> bool:
@@ -29,7 +29,7 @@ class S3Options:
 
 @dataclass(frozen=True)
 class GcsOptions:
-    """What a recipe may say of GCS; what is None comes from the environment, as Google's client reads it."""
+    """What a recipe may say of GCS; what is None comes from the environment."""
 
     endpoint: str | None = None
     project: str | None = None
@@ -43,3 +43,16 @@ class GcsOptions:
             anonymous=_flag("MIXWRIGHT_GCS_ANONYMOUS"),
             requester_pays=_flag("MIXWRIGHT_GCS_REQUESTER_PAYS"),
         )
+
+
+@dataclass(frozen=True)
+class StorageOptions:
+    """The options of every kind of object store."""
+
+    s3: S3Options = field(default_factory=S3Options)
+    gcs: GcsOptions = field(default_factory=GcsOptions)
+
+    @classmethod
+    def from_environment(cls) -> "StorageOptions":
+        """For commands without a recipe."""
+        return cls(S3Options.from_environment(), GcsOptions.from_environment())
