@@ -1,5 +1,6 @@
 """Image-caption pairs: a table of URLs and alt texts becomes unique, scored pairs."""
 
+import io
 from collections.abc import Sequence
 from functools import partial
 from itertools import islice
@@ -7,7 +8,6 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from configs.reading import ConfigError
 from pipelines.config import Captions, Download, Tables, expand
@@ -16,14 +16,15 @@ from pipelines.images import download_stage, image_filter_stage
 from pipelines.score import score_stage
 from pipelines.stage import Part, Place, Stage, filter_stage, write_documents
 from shards import ledger, schema
-from shards.storage import read_rows
+from shards.storage import Location, in_parallel, open_stream, read_rows, row_count
+from shards.stores.options import StorageOptions
 
-Slice = tuple[str, int, int]  # file, first row, rows
+Slice = tuple[Location, int, int]  # file, first row, rows
 
 
-def stages(recipe: Captions, options: Download) -> list[Stage]:
+def stages(recipe: Captions, options: Download, storage: StorageOptions) -> list[Stage]:
     """The corpus from top to bottom; captions are judged before their images are fetched."""
-    read = read_stage("captions/read", recipe.read)
+    read = read_stage("captions/read", recipe.read, storage)
     worded = filter_stage(
         "captions/caption_filters", read, recipe.caption_filters, "filters.captions"
     )
@@ -35,10 +36,10 @@ def stages(recipe: Captions, options: Download) -> list[Stage]:
     return [read, worded, fetched, pictured, unique, scored, kept]
 
 
-def read_stage(name: str, tables: Tables) -> Stage:
+def read_stage(name: str, tables: Tables, storage: StorageOptions) -> Stage:
     """Rows of the URL tables as `[image, text]` documents, in parts of equal size."""
-    files = expand(tables.files, "corpora.captions.read.files")
-    slices = [s for file in files for s in _slices(file, tables.rows_per_part)]
+    files = expand(tables.files, "corpora.captions.read.files", storage)
+    slices = _slices(files, tables.rows_per_part)
     return Stage(
         name,
         partial(_read, tables=tables, slices=slices),
@@ -49,13 +50,18 @@ def read_stage(name: str, tables: Tables) -> Stage:
     )
 
 
-def _slices(file: str, size: int) -> list[Slice]:
-    rows = pq.read_metadata(file).num_rows if file.endswith(".parquet") else _rows_of(file)
-    return [(file, first, min(size, rows - first)) for first in range(0, rows, size)]
+def _slices(files: Sequence[Location], size: int) -> list[Slice]:
+    return [
+        (file, first, min(size, rows - first))
+        for file, rows in zip(files, in_parallel(_rows_of, files), strict=True)
+        for first in range(0, rows, size)
+    ]
 
 
-def _rows_of(file: str) -> int:
-    with open(file, "rb") as lines:
+def _rows_of(file: Location) -> int:
+    if file.suffix == ".parquet":
+        return row_count(file)
+    with open_stream(file) as lines:
         return max(sum(1 for _ in lines) - 1, 0)
 
 
@@ -68,15 +74,15 @@ def _read_part(part: int, place: Place, tables: Tables, slices: Sequence[Slice])
         if not place.has(part):
             file, first, rows = slices[part]
             table = _load(file, first, rows)
-            write_documents(place, part, table, pairs(table, tables, file=file, first=first))
+            write_documents(place, part, table, pairs(table, tables, file=str(file), first=first))
     return part
 
 
-def _load(file: str, first: int, rows: int) -> pa.Table:
-    if file.endswith(".parquet"):
+def _load(file: Location, first: int, rows: int) -> pa.Table:
+    if file.suffix == ".parquet":
         return read_rows(file, first, rows)
     # By hand, because a CSV reader guesses types and stops at the first line of a wrong width.
-    with open(file, encoding="utf-8-sig", errors="replace", newline="\n") as lines:
+    with io.TextIOWrapper(open_stream(file), "utf-8-sig", "replace", "\n") as lines:
         names = next(lines, "").rstrip("\r\n").split("\t")
         cells = [_cells(line) for line in islice(lines, first, first + rows)]
     columns = pa.schema([(name, pa.string()) for name in names])

@@ -1,13 +1,13 @@
 """The command line. Each command imports what it needs, so that `--help` answers at once."""
 
 import logging
-import os
+import signal
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -19,6 +19,7 @@ from rich.console import Console
 if TYPE_CHECKING:
     from pipelines.config import Recipe
     from shards.ledger import Counts
+    from shards.storage import Location
 
 # Beam warns at import of optional packages that are not there.
 logging.basicConfig(level=logging.ERROR)
@@ -33,7 +34,7 @@ app = typer.Typer(
 config_app = typer.Typer(no_args_is_help=True, help="Look at recipes.")
 app.add_typer(config_app, name="config")
 
-FAILED, USAGE = 1, 2  # exit codes; 130 after Ctrl-C
+FAILED, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143  # exit codes; 0 is success
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
@@ -43,7 +44,12 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a key, as in mix.seq_len=2048."),
 ]
-RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.", show_default=False)]
+RunFolder = Annotated[
+    str, typer.Argument(help="The folder of a run: a path, s3:// or gs://.", show_default=False)
+]
+Shards = Annotated[
+    str, typer.Argument(help="A folder of shards: a path, s3:// or gs://.", show_default=False)
+]
 
 
 def say(line: str = "") -> None:
@@ -67,15 +73,35 @@ def told() -> Iterator[None]:
     """Turn the errors that a user can mend into a message and an exit code."""
     from configs.reading import ConfigError
 
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
     except ConfigError as error:
         raise fail(str(error), USAGE) from None
-    except (FileNotFoundError, PermissionError) as error:
+    except ModuleNotFoundError as error:
+        raise fail(_missing(error), USAGE) from None
+    except (FileNotFoundError, PermissionError, ConnectionError, TimeoutError) as error:
         named = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         raise fail(named) from None
+    except Terminated:
+        raise fail("stopped; the same command goes on from here", TERMINATED) from None
     except KeyboardInterrupt:
-        raise fail("stopped; the same command goes on from here", 130) from None
+        raise fail("stopped; the same command goes on from here", INTERRUPTED) from None
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as a scheduler sends it: the run is ended as by Ctrl-C."""
+
+
+def _terminate(_number: int, _frame: Any) -> None:
+    raise Terminated
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    """What to install for a command whose extra is not there."""
+    if error.name is None or "mixwright[" in str(error):
+        return str(error)
+    return f"{error.name} is not installed; this command needs pip install 'mixwright[pipelines]'"
 
 
 def _print_version(wanted: bool) -> None:
@@ -101,6 +127,7 @@ def main(
         "mixwright run configs/mm1.yaml --dry-run",
         "mixwright run my.yaml --set mix.seq_len=2048 --set seed=7",
         "mixwright run my.yaml --only captions",
+        "mixwright run my.yaml --runner spark --set runner.spark.job_endpoint=localhost:8099",
     )
 )
 def run(
@@ -108,6 +135,10 @@ def run(
     only: Annotated[
         str | None,
         typer.Option(help="One stage, or one corpus, with what it needs.", metavar="STAGE|CORPUS"),
+    ] = None,
+    runner: Annotated[
+        str | None,
+        typer.Option(help="local, spark, flink or dataflow: runner.engine of the recipe."),
     ] = None,
     assignments: Set = None,
     dry_run: Annotated[
@@ -118,7 +149,8 @@ def run(
     with told():
         from pipelines.config import load_recipe
 
-        recipe = load_recipe(config, assignments or [])
+        engine = [f"runner.engine={runner}"] if runner else []
+        recipe = load_recipe(config, [*(assignments or []), *engine])
         execute(recipe, only, dry_run=dry_run)
 
 
@@ -127,7 +159,8 @@ def execute(recipe: "Recipe", only: str | None = None, *, dry_run: bool = False)
     from pipelines.recipe import selected, stages_of
     from pipelines.run import plan
 
-    stages = selected(stages_of(recipe), only)
+    whole = stages_of(recipe)
+    stages = selected(whole, only)
     planned = plan(recipe.out, stages)
     todo = [p for p in planned if not p.done]
     if dry_run:
@@ -137,60 +170,60 @@ def execute(recipe: "Recipe", only: str | None = None, *, dry_run: bool = False)
     if not todo:
         say(f"{recipe.name}: all {len(planned)} stages are done; nothing to do")
         return
-    if (error := _logged(recipe, stages)) is not None:
-        cause = str(error).strip().splitlines() or [type(error).__name__]
-        raise fail(f"{cause[-1]}\n  the whole story is in {recipe.out / 'run.log'}")
+    _run(recipe, stages, [stage.name for stage in whole])
 
 
-def _logged(recipe: "Recipe", stages: list[Any]) -> Exception | None:
-    """Run stages with what workers print in the run's log; returns what went wrong."""
+def _run(recipe: "Recipe", stages: list[Any], names: list[str]) -> None:
+    """Run stages, with the log and the status of the run beside them."""
     from configs.reading import ConfigError
+    from pipelines import status
+    from pipelines.logs import logs_to
+    from pipelines.runners import pipeline_options
 
-    with logs_to(recipe.out / "run.log") as log:
+    options, out = pipeline_options(recipe), recipe.out
+    about = {"recipe": recipe.name, "core_hour_price": recipe.runner.core_hour_price}
+    state = status.begin(out, names, recipe.runner.engine, about)
+    log = logging.getLogger("mixwright")
+    outcome: status.State = "failed"
+    with logs_to(out) as file:
+        log.info("begins", extra={"recipe": recipe.name, "engine": state.engine})
         try:
-            _execute(recipe, stages)
+            _execute(recipe, stages, options, state)
+            outcome = "done"
+        except KeyboardInterrupt:
+            outcome = "cancelled"
+            raise
         except ConfigError:
             raise
         except Exception as error:
-            log.write(traceback.format_exc())
-            return error
-    return None
+            log.exception("failed")
+            cause = str(error).strip().splitlines() or [type(error).__name__]
+            raise fail(f"{cause[-1]}\n  the whole story is in {file}") from None
+        finally:
+            log.info(outcome)
+            status.tell(out, replace(state, state=outcome))
 
 
-def _execute(recipe: "Recipe", stages: list[Any]) -> None:
+def _execute(recipe: "Recipe", stages: list[Any], options: Any, state: Any) -> None:
     from pipelines import progress
     from pipelines.run import execute as execute_stages
-    from pipelines.runners import pipeline_options
+    from pipelines.status import Reached
 
     selecting = {stage.name for stage in stages if stage.selects}
+    log = logging.getLogger("mixwright")
 
-    def watch(places: progress.Places) -> AbstractContextManager[None]:
-        return progress.watch(console, places)
+    def watch(places: Mapping[str, Any]) -> AbstractContextManager[None]:
+        log.info("job begins", extra={"stages": list(places)})
+        reached = {name: Reached(place.out, place.parts) for name, place in places.items()}
+        return progress.watch(console, recipe.out, state, reached)
 
-    def done(name: str, counts: "Counts", seconds: float) -> None:
-        say(progress.describe(name, counts, seconds))
+    def done(name: str, counts: "Counts", metrics: Mapping[str, int]) -> None:
+        log.info("stage done", extra={"stage": name, "counts": vars(counts), "metrics": metrics})
+        say(progress.describe(name, counts, metrics))
         if name in selecting and (warning := progress.warning(name, counts)):
             console.print(f"  warning: {warning}", style="yellow", markup=False, soft_wrap=True)
 
-    options = pipeline_options(recipe.runner)
     execute_stages(recipe.out, stages, options, watch=watch, done=done)
-
-
-@contextmanager
-def logs_to(path: Path) -> Iterator[Any]:
-    """Send what Beam and its workers print on standard error to a file for the time of a run."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    logging.disable(logging.INFO)
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with path.open("a", encoding="utf-8", buffering=1) as log:
-        os.dup2(log.fileno(), 2)
-        try:
-            yield log
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-            logging.disable(logging.NOTSET)
 
 
 @app.command(epilog=examples("mixwright demo", "mixwright demo --set seed=2"))
@@ -274,9 +307,38 @@ def train(
     raise typer.Exit(_trainer([str(config), *options, *(["--fresh"] if fresh else [])]))
 
 
+@app.command(epilog=examples("mixwright status runs/demo", "mixwright status s3://bucket/run"))
+def status(
+    run: RunFolder,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the run ends.")
+    ] = False,
+) -> None:
+    """Say how far a run is, from any terminal that reaches its folder."""
+    with told():
+        from rich.live import Live
+        from rich.text import Text
+
+        from pipelines.status import lines, read_status
+        from shards.storage import location
+
+        folder = location(run)
+        if not follow:
+            for line in lines(folder):
+                say(line)
+            return
+        with Live(console=console, auto_refresh=False) as live:
+            while True:
+                live.update(Text("\n".join(lines(folder))), refresh=True)
+                now = read_status(folder)
+                if now is None or now.state != "running" or now.silent:
+                    return
+                time.sleep(2)
+
+
 @app.command(epilog=examples("mixwright inspect runs/demo/shards", "mixwright inspect runs/demo"))
 def inspect(
-    path: Annotated[Path, typer.Argument(help="Shards, a run, or a Parquet file of documents.")],
+    path: Annotated[str, typer.Argument(help="Shards, a run, or a Parquet file of documents.")],
 ) -> None:
     """Say what is in shards, a run, or a file of documents."""
     with told():
@@ -295,17 +357,14 @@ def inspect(
 )
 def why(
     query: Annotated[str, typer.Argument(help="A document's id, a page's URL or an image's.")],
-    folder: Annotated[Path, typer.Option("--run", help="The folder of the run.")] = Path(
-        "runs/demo"
-    ),
+    folder: Annotated[str, typer.Option("--run", help="The folder of the run.")] = "runs/demo",
 ) -> None:
     """Say where a record is, or which rule dropped it."""
     with told():
+        from shards.storage import location
         from shards.why import why as ask
 
-        if not folder.is_dir():
-            raise FileNotFoundError(2, "no such run", str(folder))
-        answers = ask(folder, query)
+        answers = ask(location(folder), query)
         if not answers:
             raise fail(f"{folder} never read {query}")
         for answer in answers:
@@ -317,14 +376,16 @@ def why(
 
 @app.command(epilog=examples("mixwright verify runs/demo/shards"))
 def verify(
-    shards: Annotated[Path, typer.Argument(help="A folder of shards.", show_default=False)],
+    shards: Shards,
 ) -> None:
     """Check shards byte by byte: hashes, indexes, sums, images, and the ratio of every prefix."""
     with told():
-        _verify(shards)
+        from shards.storage import location
+
+        _verify(location(shards))
 
 
-def _verify(shards: Path) -> None:
+def _verify(shards: "Location") -> None:
     from shards.loader import ShardError, open_shards
     from shards.verify import tokenizer_of
     from shards.verify import verify as check
@@ -349,15 +410,15 @@ def _verify(shards: Path) -> None:
 def report(run: RunFolder) -> None:
     """Write a run's report: one HTML file with pictures and plots."""
     with told():
-        say(str(_report(run)))
+        from shards.storage import location
+
+        say(str(_report(location(run))))
 
 
-def _report(run: Path) -> Path:
+def _report(run: "Location") -> "Location":
     from shards.report import write_report
 
-    if not run.is_dir():
-        raise FileNotFoundError(2, "no such run", str(run))
-    page: Path = write_report(run)
+    page: Location = write_report(run)
     return page
 
 

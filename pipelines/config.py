@@ -6,7 +6,6 @@ wrong type or an impossible value is a `ConfigError` that names the key and what
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from glob import glob
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +19,10 @@ from pydantic import (
 )
 
 from configs.reading import ConfigError, Strict, load
+from configs.storage import Place, Storage
 from filters import captions, images, pages, text
+from shards.storage import Location, location, matching
+from shards.stores.options import StorageOptions
 
 FilterFunction = Callable[..., pa.Array]
 
@@ -128,7 +130,8 @@ class Download(Strict):
     per_host_rate: Annotated[float, Field(gt=0)] = 10.0  # requests a second
     respect_robots: bool = True
     resize: Resize | None = None
-    partitions: Positive = 16
+    # By host; as many as the corpus has parts, if not given.
+    partitions: Positive | None = None
     # Host (or *.host) to address:port: the one way that private addresses are opened.
     connect_to: dict[str, str] = {}
 
@@ -217,18 +220,59 @@ class Mix(Strict):
         return self
 
 
+class Cluster(Strict):
+    """A Spark or Flink cluster, and how its machines run Python."""
+
+    # Of a Beam job server that is running, as host:port. Without one Beam starts its own, which
+    # it has to download, and `master` says for which cluster.
+    job_endpoint: str | None = None
+    master: str | None = None  # spark://host:7077, or host:8081 of a Flink job manager
+    # Python workers: in a container of `image` on each machine; in a Beam worker pool that runs
+    # beside each executor, at `pool`; or in this process, for clusters on one machine.
+    environment: Literal["docker", "external", "loopback"] = "docker"
+    image: str | None = None
+    pool: str = "localhost:50000"
+
+
+class Dataflow(Strict):
+    """Google Cloud Dataflow."""
+
+    project: str | None = None
+    region: str | None = None
+    temp: str | None = None  # gs://bucket/folder for what Dataflow stages
+    image: str | None = None  # of the workers; the Dockerfile makes it
+    machine_type: str | None = None
+    disk_gb: Positive | None = None
+    workers: Positive | None = None  # to begin with
+    max_workers: Positive | None = None
+    service_account: str | None = None
+    network: str | None = None
+    subnetwork: str | None = None
+    public_ips: bool = True
+    accelerator: str | None = None  # "type:nvidia-tesla-t4;count:1;install-nvidia-driver"
+
+
+Engine = Literal["local", "spark", "flink", "dataflow"]
+
+
 class Runner(Strict):
     """Where the Beam graphs run."""
 
-    engine: Literal["local"] = "local"
-    workers: Annotated[int, Field(ge=0)] = 0  # processes; 0 is one a core
+    engine: Engine = "local"
+    workers: Annotated[int, Field(ge=0)] = 0  # local processes; 0 is one a core
+    spark: Cluster = Cluster()
+    flink: Cluster = Cluster()
+    dataflow: Dataflow = Dataflow()
+    options: dict[str, str | int | float | bool | None] = {}  # any others of Beam's, as they are
+    core_hour_price: Annotated[float, Field(ge=0)] | None = None  # for the report's costs, in USD
 
 
 class Recipe(Strict):
     """A whole run."""
 
     name: str = Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]*$")
-    out: Path  # the run's folder
+    storage: Storage = Storage()
+    out: Place  # the run's folder
     seed: int = 0  # of the order of documents in the mixture
     corpora: Corpora
     download: Download = Download()
@@ -252,14 +296,17 @@ def load_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:
     return load(Recipe, path, assignments)
 
 
-def expand(patterns: Sequence[str], key: str) -> list[str]:
+def expand(patterns: Sequence[str], key: str, storage: StorageOptions) -> list[Location]:
     """The files that a recipe's list of paths and patterns stands for, each list in order.
 
     Raises `ConfigError`, naming the recipe's `key`, for a pattern without a file.
     """
-    files = []
+    files: list[Location] = []
     for pattern in patterns:
-        found = sorted(glob(pattern, recursive=True))
+        try:
+            found = matching(location(pattern, storage))
+        except ValueError as error:
+            raise ConfigError(f"{key}: {error}") from error
         if not found:
             raise ConfigError(f"{key}: no file matches {pattern!r}")
         files += found

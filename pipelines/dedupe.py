@@ -14,12 +14,11 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from filters import minhash
 from pipelines.config import Dedupe, Near
 from pipelines.images import drop_images
-from pipelines.stage import Part, Place, Stage, write_documents
+from pipelines.stage import Part, Place, Stage, by_part, scatter, write_documents
 from shards import ledger, schema
 
 KEY = pa.schema(
@@ -33,6 +32,9 @@ KEY = pa.schema(
         ("row", pa.int32()),
     ]
 )
+# Partitions of keys. Every part sends each partition a piece of its own, so that their number is
+# bounded by what keeps pieces long; a billion keys are then a million rows a partition.
+MOST_PARTITIONS = 1024
 ORDER = ["key", "rank", "id", "part", "row"]
 
 Keys = Callable[[pa.Table, int], pa.Table]
@@ -81,38 +83,29 @@ def _by_key(
         | "by key" >> beam.GroupByKey()
         | "judge" >> beam.FlatMap(_judge, verdicts)
     )
-    return (
-        {"part": parts | "key" >> beam.Map(lambda part: (part, None)), "verdicts": found}
-        | "by part" >> beam.CoGroupByKey()
-        | "write" >> beam.Map(_write, place, apply, images)
-    )
+    return by_part(parts, found, LOSER) | "write" >> beam.Map(_write, place, apply, images)
 
 
 def _split_keys(part: int, place: Place, keys: Keys) -> list[tuple[int, pa.Table]]:
     with place.clock():
         table = keys(place.read(part), part)
-    hashes = [int(schema.digest(key)[:8], 16) % place.parts for key in table["key"].to_pylist()]
-    return [
-        (partition, table.filter(pa.array([h == partition for h in hashes])))
-        for partition in sorted(set(hashes))
-    ]
+    partitions = min(place.parts, MOST_PARTITIONS)
+    hashes = [int(schema.digest(key)[:8], 16) for key in table["key"].to_pylist()]
+    return scatter(table, np.array(hashes, np.int64) % partitions)
 
 
 def _judge(group: tuple[int, Iterable[pa.Table]], verdicts: Verdicts) -> list[tuple[int, pa.Table]]:
     found = verdicts(pa.concat_tables(group[1]).sort_by([(name, "ascending") for name in ORDER]))
-    parts = sorted(set(found["part"].to_pylist()))
-    return [(part, found.filter(pc.equal(found["part"], part))) for part in parts]
+    return scatter(found, found["part"])
 
 
-def _write(
-    group: tuple[int, dict[str, Iterable[Any]]], place: Place, apply: Apply, images: bool
-) -> int:
-    part, given = group
+def _write(group: tuple[int, Iterable[pa.Table]], place: Place, apply: Apply, images: bool) -> int:
+    part, verdicts = group
     with place.clock():
         if not place.has(part):
             documents = place.read(part)
-            verdicts = pa.concat_tables([LOSER.empty_table(), *given["verdicts"]])
-            write_documents(place, part, documents, apply(documents, verdicts), images=images)
+            result = apply(documents, pa.concat_tables(verdicts))
+            write_documents(place, part, documents, result, images=images)
     return part
 
 

@@ -14,7 +14,7 @@ from pipelines.crawl import crawl
 from pipelines.site import serve
 from shards import ledger
 from shards.loader import open_shards
-from shards.storage import atomic_path
+from shards.storage import Location, atomic_path, exists
 
 SAMPLE = Path(__file__).parent.parent / "tests" / "data" / "sample"
 HOSTS = "*.mixwright.example"  # every host of the sample
@@ -39,7 +39,9 @@ def prepare(recipe: Recipe, sample: Path, progress: Callable[[str, int, int], No
     `progress` is told what is crawled, how many pages there are and how many are done.
     """
     folder = recipe.out / "input"
-    if (folder / "captions.parquet").exists():
+    if not isinstance(folder, Path):
+        raise ConfigError(f"out: the demo crawls into its own folder, so {recipe.out} cannot be it")
+    if exists(folder / "captions.parquet"):
         return
     with (sample / "pages.tsv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
@@ -52,7 +54,7 @@ def prepare(recipe: Recipe, sample: Path, progress: Callable[[str, int, int], No
         shutil.copyfile(sample / "captions.parquet", aside)
 
 
-def summary(run: Path, losses: tuple[float, float] | None, report: Path) -> list[str]:
+def summary(run: Location, losses: tuple[float, float] | None, report: Location) -> list[str]:
     """The run in one screen."""
     lines = ["", f"{'corpus':<12} {'read':>6} {'kept':>6}  dropped by reason"]
     funnels = _funnels(run)
@@ -67,7 +69,7 @@ def summary(run: Path, losses: tuple[float, float] | None, report: Path) -> list
     return [*lines, f"report         {report}"]
 
 
-def _funnels(run: Path) -> dict[str, tuple[int, int, dict[str, int]]]:
+def _funnels(run: Location) -> dict[str, tuple[int, int, dict[str, int]]]:
     """Documents read by the first stage, kept by the last, and dropped by all, for each corpus."""
     funnels: dict[str, tuple[int, int, dict[str, int]]] = {}
     for name, folder in ledger.stage_folders(run):
@@ -81,7 +83,7 @@ def _funnels(run: Path) -> dict[str, tuple[int, int, dict[str, int]]]:
     return funnels
 
 
-def _mixture(run: Path) -> list[str]:
+def _mixture(run: Location) -> list[str]:
     manifest: dict[str, Any] = open_shards(run / "shards").manifest
     whole, total = sum(manifest["weights"].values()), manifest["sequences"]
     lines = []

@@ -10,7 +10,6 @@ import re
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any, BinaryIO, Literal
 from urllib.parse import urldefrag, urljoin, urlsplit
 
@@ -130,20 +129,16 @@ class PageTooComplexError(ValueError):
     """The tree of a page has more elements or levels than this module takes on."""
 
 
-def read_warc(source: str | Path | BinaryIO, max_bytes: int = MAX_BYTES) -> Iterator[Page]:
+def read_warc(source: BinaryIO, max_bytes: int = MAX_BYTES) -> Iterator[Page]:
     """The HTTP responses of a WARC (plain, gzip or zstd) in file order.
 
-    `source` is a path or a seekable stream. A record that cannot be read becomes a page with
+    `source` is a seekable stream. A record that cannot be read becomes a page with
     `error`, and reading goes on at the next readable record; where the archive is damaged
     between two records, the error stands at the offset of the first of them. A body is at most
     `max_bytes` long, before and after its content encoding is undone.
 
     Raises OSError if the storage fails.
     """
-    if isinstance(source, (str, Path)):
-        with open(source, "rb") as stream:
-            yield from read_warc(stream, max_bytes)
-        return
     start: int | None = 0
     while start is not None:
         start = yield from _read_from(source, start, max_bytes)

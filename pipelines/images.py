@@ -4,9 +4,9 @@ Image bytes go from the network into the image store and from there into a model
 between workers are URLs, hashes and places in tars.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -16,14 +16,14 @@ import pyarrow.compute as pc
 
 from pipelines.config import FILTERS, Download, FilterSpec
 from pipelines.fetch import Fetched, FetchOptions, fetch_all
-from pipelines.stage import Part, Place, Stage, map_parts, write_documents
+from pipelines.stage import Part, Place, Stage, by_part, map_parts, scatter, write_documents
 from shards import ledger, schema
 from shards.images import Resize, store_images
 from shards.ledger import part_name
-from shards.storage import read_table, write_atomic, write_table
+from shards.storage import Location, exists, read_table, write_atomic, write_table
 
 FETCH_CHUNK = 512  # URLs whose bodies are held in memory at once
-TELL_EVERY = 20  # URLs
+TELL_SECONDS = 5.0
 
 REQUEST = pa.schema([("url", pa.string()), ("part", pa.int32())])
 
@@ -90,7 +90,7 @@ def image_rows(documents: pa.Table, index: pa.Table) -> tuple[list[int], pa.Tabl
     return where.tolist(), rows.cast(schema.IMAGE_PART)
 
 
-def read_index(download: Path, part: int) -> pa.Table:
+def read_index(download: Location, part: int) -> pa.Table:
     """The rows of the image store for every URL in part `part` of the documents."""
     return read_table(download / "index" / f"{part_name(part)}.parquet")
 
@@ -118,15 +118,11 @@ def download(parts: Any, place: Place, options: Download) -> Any:
     """
     results = (
         parts
-        | "ask" >> beam.FlatMap(_requests, place, options.partitions)
+        | "ask" >> beam.FlatMap(_requests, place, options.partitions or place.parts)
         | "by host" >> beam.GroupByKey()
         | "fetch" >> beam.FlatMap(_fetch_partition, place, options)
     )
-    return (
-        {"part": parts | "key" >> beam.Map(lambda part: (part, None)), "results": results}
-        | "by part" >> beam.CoGroupByKey()
-        | "write" >> beam.Map(_write_downloaded, place)
-    )
+    return by_part(parts, results, schema.IMAGE) | "write" >> beam.Map(_write_downloaded, place)
 
 
 def _host(url: str) -> str:
@@ -137,12 +133,8 @@ def _requests(part: int, place: Place, partitions: int) -> list[tuple[int, pa.Ta
     _, parts = schema.flatten_parts(place.read(part))
     urls = pc.unique(parts.field("url").drop_null())
     hosts = [int(schema.digest(_host(url))[:8], 16) % partitions for url in urls.to_pylist()]
-    requests = []
-    for partition in sorted(set(hosts)):
-        mine = urls.filter(pa.array([host == partition for host in hosts]))
-        columns = [mine, pa.array([part] * len(mine), pa.int32())]
-        requests.append((partition, pa.table(columns, schema=REQUEST)))
-    return requests
+    columns = [urls, pa.array([part] * len(urls), pa.int32())]
+    return scatter(pa.table(columns, schema=REQUEST), hosts)
 
 
 def _fetch_partition(
@@ -155,23 +147,23 @@ def _fetch_partition(
     with place.clock():
         index = _fetched(partition, urls, place, options)
     rows = index.take(pc.index_in(requests["url"], index["url"].combine_chunks()))
-    parts = pc.unique(requests["part"]).to_pylist()
-    return [(part, rows.filter(pc.equal(requests["part"], part))) for part in parts]
+    return scatter(rows, requests["part"])
 
 
 def _fetched(partition: int, urls: list[str], place: Place, options: Download) -> pa.Table:
     """The store's rows of one partition; read back if an interrupted run has finished it."""
     name = f"host-{partition:05d}"
     path = place.out / "store" / f"{name}.parquet"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
+    if not exists(path):
         limit = options.resize
         resize = Resize(limit.max_side, limit.quality) if limit else None
         tell = partial(write_atomic, place.out / "fetching" / name)
         fetched = _fetch_in_chunks(urls, _fetch_options(options), tell)
         replies = ((reply.url, reply.body, reply.reason) for reply in fetched)
         tar = f"store/{name}.tar"  # below the stage's folder
-        write_table(path, store_images(replies, place.out / tar, tar, resize))
+        index = store_images(replies, place.out / tar, tar, resize)
+        place.count("bytes", pc.sum(index["length"]).as_py() or 0)
+        write_table(path, index)
     return read_table(path)
 
 
@@ -182,10 +174,13 @@ def _fetch_in_chunks(
 
     `tell` is given "done total" now and then: what the progress bar of a download reads.
     """
+    told = time.monotonic()
     for first in range(0, len(urls), FETCH_CHUNK):
 
         def ended(done: int, first: int = first) -> None:
-            if done % TELL_EVERY == 0:
+            nonlocal told
+            if time.monotonic() - told > TELL_SECONDS:
+                told = time.monotonic()
                 tell(f"{first + done} {len(urls)}".encode())
 
         yield from fetch_all(urls[first : first + FETCH_CHUNK], options, ended)
@@ -197,12 +192,12 @@ def _fetch_options(options: Download) -> FetchOptions:
     return FetchOptions(**{name: getattr(options, name) for name in names})
 
 
-def _write_downloaded(group: tuple[int, dict[str, Iterable[Any]]], place: Place) -> int:
-    part, given = group
+def _write_downloaded(group: tuple[int, Iterable[pa.Table]], place: Place) -> int:
+    part, results = group
     if place.has(part):
         return part
     documents = place.read(part)
-    index = pa.concat_tables([schema.IMAGE.empty_table(), *given["results"]]).sort_by("url")
+    index = pa.concat_tables(results).sort_by("url")
     _, parts = schema.flatten_parts(documents)
     places = pc.index_in(parts.field("url"), index["url"].combine_chunks())
     found = index["sha256"].combine_chunks().take(places)
@@ -246,7 +241,7 @@ def _filter_images(parts: Any, place: Place, filters: Sequence[FilterSpec]) -> A
 
 
 def _filter_part(
-    documents: pa.Table, part: int, *, filters: Sequence[FilterSpec], download: Path
+    documents: pa.Table, part: int, *, filters: Sequence[FilterSpec], download: Location
 ) -> Part:
     where, rows = image_rows(documents, read_index(download, part))
     n = len(schema.flatten_parts(documents)[1])

@@ -7,13 +7,12 @@ from pipelines.images import download_stage, image_filter_stage
 from pipelines.score import score_stage
 from pipelines.stage import Stage, filter_stage
 from pipelines.text import language_stage
+from shards.stores.options import StorageOptions
 
 
-def stages(recipe: Interleaved, options: Download) -> list[Stage]:
+def stages(recipe: Interleaved, options: Download, storage: StorageOptions) -> list[Stage]:
     """The corpus from top to bottom; pages are judged before their images are fetched."""
-    pages = extract_stage(
-        "interleaved/extract", recipe.read, "interleaved", "corpora.interleaved.read.files"
-    )
+    pages = extract_stage("interleaved/extract", recipe.read, "interleaved", storage)
     spoken = language_stage("interleaved/language", pages)
     worded = filter_stage("interleaved/page_filters", spoken, recipe.page_filters, "filters.pages")
     unique = dedupe_stage("interleaved/dedupe", worded, recipe.dedupe)

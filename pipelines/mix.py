@@ -11,25 +11,31 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from math import ceil
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from configs.reading import ConfigError
 from mixers import packing
 from mixers.plan import Plan
 from pipelines.config import Mix
 from pipelines.images import read_index
-from pipelines.stage import Place, Stage
+from pipelines.stage import Place, Stage, by_part, scatter
 from shards import ledger, schema, tar, tokens
 from shards.images import read_images
 from shards.ledger import part_name
-from shards.storage import read_json, read_rows, read_table, write_json
+from shards.storage import (
+    Location,
+    in_parallel,
+    read_json,
+    read_rows,
+    read_table,
+    row_count,
+    write_json,
+)
 
 
 @dataclass(frozen=True)
@@ -63,29 +69,43 @@ def pack_stage(name: str, mix: Mix, seed: int, sources: Sequence[Source]) -> Sta
         ("pipelines.mix",),
         inputs=tuple(source.documents.name for source in sources),
         lookups=tuple(source.images.name for source in sources if source.images),
-        parts=lambda inputs: len(_layout(inputs, corpora, mix)),
+        parts=lambda inputs: _layout(inputs, corpora, mix).parts,
         finish=partial(_count_sequences, mix=mix, corpora=corpora),
     )
 
 
 @dataclass(frozen=True)
-class Partition:
-    """What one part of the packed sequences holds: a slice of one epoch of one corpus."""
+class Layout:
+    """Which slice of which epoch of which corpus each part of the packed sequences holds."""
 
-    corpus: str
-    epoch: int
-    slice: int
+    slices: dict[str, int]  # by corpus: how many slices each of its epochs is cut into
+    epochs: int
+
+    @property
+    def parts(self) -> int:
+        """The number of parts: corpora one after the other, epoch by epoch, slice by slice."""
+        return self.epochs * sum(self.slices.values())
+
+    def first(self, corpus: str, epoch: int) -> int:
+        """The part of the first slice of an epoch of a corpus."""
+        names = list(self.slices)
+        before = sum(self.slices[name] for name in names[: names.index(corpus)])
+        return before * self.epochs + epoch * self.slices[corpus]
+
+    def corpus_and_epoch(self, part: int) -> tuple[str, int]:
+        """What a part holds a slice of."""
+        for corpus, slices in self.slices.items():
+            if part < slices * self.epochs:
+                return corpus, part // slices
+            part -= slices * self.epochs
+        raise IndexError(part)
 
 
-def _layout(inputs: Sequence[Path], corpora: Sequence[str], mix: Mix) -> list[Partition]:
-    """The parts of the packed sequences, in order."""
+def _layout(inputs: Sequence[Location], corpora: Sequence[str], mix: Mix) -> Layout:
+    """The parts of the packed sequences, by the sizes of their corpora."""
     kept = [ledger.read_counts(folder).kept.get("document", 0) for folder in inputs]
-    return [
-        Partition(corpus, epoch, number)
-        for corpus, documents in zip(corpora, kept, strict=True)
-        for epoch in range(mix.max_epochs)
-        for number in range(max(1, ceil(documents / mix.documents_per_partition)))
-    ]
+    sizes = [max(1, ceil(documents / mix.documents_per_partition)) for documents in kept]
+    return Layout(dict(zip(corpora, sizes, strict=True)), mix.max_epochs)
 
 
 def _pack(
@@ -101,7 +121,7 @@ def _pack(
     todo = [
         (part, corpus, folder, images.get(corpus))
         for corpus, folder in zip(corpora, place.inputs, strict=True)
-        for part in range(read_json(folder / ledger.STAGE_FILE)["parts"])
+        for part in range(ledger.part_count(folder))
     ]
     spread = partial(_spread, place=place, mix=mix, seed=seed, layout=layout)
     pieces = (
@@ -110,11 +130,8 @@ def _pack(
         | "balance" >> beam.Reshuffle()
         | "cut" >> beam.FlatMapTuple(spread)
     )
-    return (
-        {"part": parts | "key" >> beam.Map(lambda part: (part, None)), "pieces": pieces}
-        | "by partition" >> beam.CoGroupByKey()
-        | "pack" >> beam.Map(_pack_partition, place, mix, layout)
-    )
+    grouped = by_part(parts, pieces, PIECE)
+    return grouped | "pack" >> beam.Map(_pack_partition, place, mix, layout)
 
 
 PIECE = pa.schema(
@@ -137,13 +154,13 @@ def _tokenizer(name: str) -> Any:
 def _spread(
     part: int,
     corpus: str,
-    folder: Path,
-    images: Path | None,
+    folder: Location,
+    images: Location | None,
     *,
     place: Place,
     mix: Mix,
     seed: int,
-    layout: Sequence[Partition],
+    layout: Layout,
 ) -> list[tuple[int, pa.Table]]:
     """The pieces of the documents of one part, by the partition that packs them."""
     with place.clock():
@@ -153,25 +170,21 @@ def _spread(
     ids = [piece["segment"]["id"] for piece in pieces]
     found: list[tuple[int, pa.Table]] = []
     for epoch in range(mix.max_epochs):
-        targets = [i for i, p in enumerate(layout) if (p.corpus, p.epoch) == (corpus, epoch)]
         keys = packing.order_keys(ids, seed, epoch)
-        slices = packing.partitions(keys, len(targets))
+        slices = packing.partitions(keys, layout.slices[corpus])
         keyed = [
             piece | {"key": int(key), "document": (part << 32) + piece["document"]}
             for piece, key in zip(pieces, keys, strict=True)
         ]
         table = pa.Table.from_pylist(keyed, schema=PIECE)
-        found += [
-            (targets[number], table.filter(pa.array(slices == number)))
-            for number in np.unique(slices).tolist()
-        ]
+        found += scatter(table, layout.first(corpus, epoch) + slices)
     return found
 
 
-def _located(images: Path, part: int, run: Path) -> pa.Table:
+def _located(images: Location, part: int, run: Location) -> pa.Table:
     """The index of a part's images, with the paths of tars below the run's folder."""
     index = read_index(images, part)
-    below = pa.scalar(str(images.relative_to(run)))
+    below = pa.scalar(str(images).removeprefix(f"{run}/"))
     return schema.with_column(index, "tar", pc.binary_join_element_wise(below, index["tar"], "/"))
 
 
@@ -239,32 +252,27 @@ def _piece(
 
 
 def _pack_partition(
-    group: tuple[int, dict[str, Iterable[Any]]],
-    place: Place,
-    mix: Mix,
-    layout: Sequence[Partition],
+    group: tuple[int, Iterable[pa.Table]], place: Place, mix: Mix, layout: Layout
 ) -> int:
-    part, given = group
+    part, tables = group
     with place.clock():
         if not place.has(part):
-            pieces = pa.concat_tables([PIECE.empty_table(), *given["pieces"]])
-            pieces = pieces.sort_by([(name, "ascending") for name in ("key", "document", "row")])
-            _write_packed(place, part, pieces, layout[part], mix)
+            order = [(name, "ascending") for name in ("key", "document", "row")]
+            pieces = pa.concat_tables(tables).sort_by(order)
+            _write_packed(place, part, pieces, *layout.corpus_and_epoch(part), mix)
     return part
 
 
 def _write_packed(
-    place: Place, part: int, pieces: pa.Table, partition: Partition, mix: Mix
+    place: Place, part: int, pieces: pa.Table, corpus: str, epoch: int, mix: Mix
 ) -> None:
-    sequences, drops = pack_pieces(pieces, partition.corpus, mix)
+    sequences, drops = pack_pieces(pieces, corpus, mix)
     # A document is accounted for once: in the first epoch, by its first piece.
     read = int((np.asarray(pieces["row"]) == 0).sum())
-    if partition.epoch > 0:
+    if epoch > 0:
         read, drops = 0, schema.DROP.empty_table()
     kept = {"document": read - drops.num_rows}
-    ledger.write_part(
-        place.out, part, sequences, drops, read={"document": read}, kept=kept, kind="sequences"
-    )
+    place.write(part, sequences, drops, read={"document": read}, kept=kept, kind="sequences")
 
 
 def pack_pieces(pieces: pa.Table, corpus: str, mix: Mix) -> tuple[pa.Table, pa.Table]:
@@ -301,9 +309,11 @@ SEQUENCES = "sequences.json"
 def _count_sequences(place: Place, mix: Mix, corpora: Sequence[str]) -> None:
     """Write how many sequences each part of each corpus holds, for the plan."""
     found: dict[str, list[tuple[int, int]]] = {corpus: [] for corpus in corpora}
-    for part, partition in enumerate(_layout(place.inputs, corpora, mix)):
-        file = place.out / "sequences" / f"{part_name(part)}.parquet"
-        found[partition.corpus].append((part, pq.read_metadata(file).num_rows))
+    layout = _layout(place.inputs, corpora, mix)
+    folder = place.out / "sequences"
+    files = [folder / f"{part_name(part)}.parquet" for part in range(place.parts)]
+    for part, rows in enumerate(in_parallel(row_count, files)):
+        found[layout.corpus_and_epoch(part)[0]].append((part, rows))
     write_json(place.out / SEQUENCES, found)
 
 
@@ -324,7 +334,7 @@ def shards_stage(name: str, packed: Stage, mix: Mix, seed: int, *, resized: bool
     )
 
 
-def _plan(packed: Path, mix: Mix) -> Plan:
+def _plan(packed: Location, mix: Mix) -> Plan:
     """The mixture of what was packed; raises `ConfigError` if there is nothing to mix."""
     found = read_json(packed / SEQUENCES)
     plan = Plan(mix.weights, {name: sum(n for _, n in parts) for name, parts in found.items()})
@@ -354,12 +364,13 @@ def _write_shard(part: int, place: Place, mix: Mix) -> int:
             surplus = _surplus(plan, part, place.parts)
             kept = {"sequence": info.sequences}
             read = {"sequence": info.sequences + surplus.num_rows}
-            ledger.write_part(place.out, part, None, surplus, read=read, kept=kept)
+            place.count("bytes", info.bytes)
+            place.write(part, None, surplus, read=read, kept=kept)
     return part
 
 
 def _mixed(
-    packed: Path, plan: Plan, found: Mapping[str, Any], first: int, last: int
+    packed: Location, plan: Plan, found: Mapping[str, Any], first: int, last: int
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """The sequences at positions `first` up to, not including, `last`."""
     start, stop = plan.used(first), plan.used(last)
@@ -369,7 +380,7 @@ def _mixed(
 
 
 def _sequences(
-    packed: Path, parts: Sequence[tuple[int, int]], start: int, stop: int
+    packed: Location, parts: Sequence[tuple[int, int]], start: int, stop: int
 ) -> Iterator[dict[str, Any]]:
     """Sequences `start` to `stop` of a corpus, read by row groups from the parts that hold them."""
     before = 0
@@ -381,7 +392,7 @@ def _sequences(
         before += count
 
 
-def _image_bytes(run: Path, parts: list[dict[str, Any]]) -> list[bytes]:
+def _image_bytes(run: Location, parts: list[dict[str, Any]]) -> list[bytes]:
     return read_images(run, pa.Table.from_pylist(parts))
 
 
@@ -399,7 +410,8 @@ def _surplus(plan: Plan, part: int, parts: int) -> pa.Table:
 
 
 def _write_manifest(place: Place, mix: Mix, seed: int, resized: bool) -> None:
-    infos = [tar.ShardInfo(**read_json(p)) for p in sorted((place.out / "info").glob("*.json"))]
+    files = [place.out / "info" / f"{part_name(part)}.json" for part in range(place.parts)]
+    infos = [tar.ShardInfo(**info) for info in in_parallel(read_json, files)]
     manifest = tar.make_manifest(
         infos,
         seq_len=mix.seq_len,

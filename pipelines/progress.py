@@ -1,17 +1,21 @@
-"""Progress bars of a run, read from the files that its stages write: the same on every engine."""
+"""Progress bars of a run, and what is said of each stage at its end."""
 
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from pipelines.status import HEARTBEAT_SECONDS, Reached, Status, tell
 from shards.ledger import Counts
+from shards.storage import Location
 
-Places = Mapping[str, tuple[Path, int]]  # stage: its folder while written, its number of parts
-POLL_SECONDS = 0.2
+# How often files are looked at: a listing of an object store costs time and money.
+POLL_SECONDS, REMOTE_POLL_SECONDS = 0.2, 5.0
 
 
 def bars(console: Console) -> Progress:
@@ -29,24 +33,25 @@ def bars(console: Console) -> Progress:
 
 
 @contextmanager
-def watch(console: Console, places: Places) -> Iterator[None]:
-    """Show how far all stages are together, and each that is under way, until the block ends."""
+def watch(
+    console: Console, run: Location, status: Status, stages: Mapping[str, Reached]
+) -> Iterator[None]:
+    """Until the block ends, show how far stages are, and say in `status.json` that we live."""
+    wave = {name: (stage.folder.name, stage.parts) for name, stage in stages.items()}
+    status = tell(run, replace(status, wave=wave))
+    ended = threading.Event()
     with bars(console) as progress:
-        whole = progress.add_task("all stages", total=None, unit="parts")
-        tasks = {name: progress.add_task(name, visible=False, unit="parts") for name in places}
-        ended = threading.Event()
+        shown = None if progress.disable else _Bars(progress, stages)
+        period = POLL_SECONDS if isinstance(run, Path) else REMOTE_POLL_SECONDS
 
         def poll() -> None:
-            while not ended.wait(POLL_SECONDS):
-                states = {name: _done(*place) for name, place in places.items()}
-                for name, (done, total, unit) in states.items():
-                    under_way = 0 < done < total
-                    progress.update(
-                        tasks[name], completed=done, total=total, unit=unit, visible=under_way
-                    )
-                parts = sum(parts for _, parts in places.values())
-                finished = sum(done for done, _, unit in states.values() if unit == "parts")
-                progress.update(whole, completed=finished, total=parts)
+            told = time.monotonic()
+            while not ended.wait(period if shown else HEARTBEAT_SECONDS):
+                if shown:
+                    shown.update()
+                if time.monotonic() - told >= HEARTBEAT_SECONDS:
+                    told = time.monotonic()
+                    tell(run, status)
 
         thread = threading.Thread(target=poll, daemon=True)
         thread.start()
@@ -57,21 +62,44 @@ def watch(console: Console, places: Places) -> Iterator[None]:
             thread.join()
 
 
-def _done(folder: Path, parts: int) -> tuple[int, int, str]:
-    """What a stage has done: parts, or URLs while a download has finished no part yet."""
-    finished = sum(1 for _ in folder.glob("counts/*.json"))
-    fetching = [file.read_text().split() for file in folder.glob("fetching/*")]
-    if finished == 0 and fetching:
-        asked = [(int(done), int(total)) for done, total in fetching]
-        return sum(d for d, _ in asked), sum(t for _, t in asked), "URLs"
-    return finished, parts, "parts"
+class _Bars:
+    """One bar for all stages together, and one for each that is under way."""
+
+    def __init__(self, progress: Progress, stages: Mapping[str, Reached]) -> None:
+        self.progress, self.stages, self.started = progress, stages, time.monotonic()
+        total = sum(stage.parts for stage in stages.values())
+        self.whole = progress.add_task("all stages", total=total, unit="parts")
+        self.tasks = {name: progress.add_task(name, visible=False, unit="parts") for name in stages}
+
+    def update(self) -> None:
+        """Look at the files and move the bars."""
+        for name, stage in self.stages.items():
+            stage.look()
+            fetching = stage.done == 0 and stage.fetched[1] > 0
+            done, total = stage.fetched if fetching else (stage.done, stage.parts)
+            self.progress.update(
+                self.tasks[name],
+                completed=done,
+                total=total,
+                unit="URLs" if fetching else self._records(stage),
+                visible=0 < done < total,
+            )
+        finished = sum(stage.done for stage in self.stages.values())
+        self.progress.update(self.whole, completed=finished)
+
+    def _records(self, stage: Reached) -> str:
+        unit, read, _, failed = stage.records()
+        rate = read / (time.monotonic() - self.started)
+        errors = f", {failed:,} failed" if failed else ""
+        return f"parts, {read:,} {unit}s, {rate:,.0f}/s{errors}"
 
 
-def describe(name: str, counts: Counts, seconds: float) -> str:
+def describe(name: str, counts: Counts, metrics: Mapping[str, int]) -> str:
     """One line on a finished stage: what went in, what came out, and the most frequent reasons."""
     unit = "document" if "document" in counts.read else "sequence"
     read, kept = counts.read.get(unit, 0), counts.kept.get(unit, 0)
     lost = {**counts.dropped.get(unit, {}), **counts.errors.get(unit, {})}
+    seconds = metrics.get("microseconds", 0) / 1e6
     top = sorted(lost.items(), key=lambda item: (-item[1], item[0]))[:3]
     reasons = ", ".join(f"{reason} {n}" for reason, n in top)
     more = f" and {len(lost) - 3} more reasons" if len(lost) > 3 else ""

@@ -9,17 +9,17 @@ from pipelines.stage import Stage
 
 def stages_of(recipe: Recipe) -> list[Stage]:
     """Every stage of the run; a stage comes after those that it reads."""
-    corpora, download = recipe.corpora, recipe.download
+    corpora, download, storage = recipe.corpora, recipe.download, recipe.storage.options()
     stages: list[Stage] = []
     sources: list[Source] = []
     if corpora.captions:
-        stages += captions.stages(corpora.captions, download)
+        stages += captions.stages(corpora.captions, download, storage)
         sources.append(_source("captions", stages))
     if corpora.interleaved:
-        stages += interleaved.stages(corpora.interleaved, download)
+        stages += interleaved.stages(corpora.interleaved, download, storage)
         sources.append(_source("interleaved", stages))
     if corpora.text:
-        stages += text.stages(corpora.text)
+        stages += text.stages(corpora.text, storage)
         sources.append(_source("text", stages))
     resized = download.resize is not None
     return stages + mix.stages(recipe.mix, recipe.seed, sources, resized=resized)

@@ -4,17 +4,17 @@ Stages chain into as few Beam jobs as they can: a stage whose parts follow from 
 in the same job, and only one that has to count its inputs first (packing, shards) waits for them.
 
 A stage's fingerprint hashes its config, its code, its input files and the fingerprints of the
-stages that it reads. Its folder is written beside its final place, gets a manifest when every
-part is there and the ledger adds up, and is then renamed, so that a folder with a manifest is
-always whole.
+stages that it reads. It writes into a folder named by that fingerprint, so that only the same
+work is ever resumed; when every part is there and the ledger adds up, one small file makes the
+folder the stage's current output. That is all a commit is, on a disk and in an object store.
 """
 
 import ast
 import hashlib
 import importlib.util
 import json
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -26,13 +26,14 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.stage import MICROSECONDS, Place, Stage
 from shards import ledger
-from shards.ledger import STAGE_FILE
-from shards.storage import read_json, write_json
+from shards.storage import Location, in_parallel, names, remove_tree, stamp
 
 FOLLOWED = ("filters", "mixers", "shards")
 FOLLOWED_IN = tuple(f"{package}." for package in FOLLOWED)
 
-Watch = Callable[[Mapping[str, tuple[Path, int]]], Any]
+Metrics = Mapping[str, int]  # a stage's Beam counters by name
+Watch = Callable[[Mapping[str, Place]], AbstractContextManager[None]]
+Done = Callable[[str, ledger.Counts, Metrics], None]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class Planned:
     fingerprint: str
     done: bool
     why: str  # "done", "new", "its config changed", ...
+
+    @property
+    def folder(self) -> str:
+        """The name of the folder that the stage writes into."""
+        return self.fingerprint[:16]
 
 
 def _code_digest(modules: Iterable[str]) -> str:
@@ -81,18 +87,12 @@ def _imports(module: str) -> list[str]:
     return found
 
 
-def _file_stamp(path: str) -> list[str | int]:
-    """Size and time of a file from outside: hashing terabytes of WARCs would cost too much."""
-    status = Path(path).stat()
-    return [path, status.st_size, status.st_mtime_ns]
-
-
 def _pieces(stage: Stage, inputs: Mapping[str, str]) -> dict[str, Any]:
     """What a fingerprint is made of, by the name under which a change is reported."""
     return {
         "config": json.loads(json.dumps(stage.config, sort_keys=True, default=str)),
         "code": _code_digest({"pipelines.stage", *stage.modules}),
-        "files": [_file_stamp(path) for path in stage.files],
+        "files": in_parallel(stamp, stage.files),
         "inputs": {name: inputs[name] for name in (*stage.inputs, *stage.lookups)},
     }
 
@@ -101,27 +101,24 @@ def _hash(pieces: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(pieces, sort_keys=True).encode()).hexdigest()
 
 
-def _folder(run: Path, name: str) -> Path:
-    return run.joinpath(*name.split("/"))
-
-
-def _why(folder: Path, pieces: Mapping[str, Any]) -> str:
-    """Why a stage has to run, or "done"."""
-    if not (folder / STAGE_FILE).exists():
+def _why(said: Mapping[str, Any] | None, pieces: Mapping[str, Any]) -> str:
+    """Why a stage has to run, or "done"; `said` is what it said of itself when it last ran."""
+    if said is None:
         return "new"
-    before = read_json(folder / STAGE_FILE)["pieces"]
+    before = said["pieces"]
     changed = [name for name in pieces if before.get(name) != pieces[name]]
     return f"its {' and '.join(changed)} changed" if changed else "done"
 
 
-def plan(run: Path, stages: Sequence[Stage]) -> list[Planned]:
+def plan(run: Location, stages: Sequence[Stage]) -> list[Planned]:
     """Which stages are done and which have to run, in the order of `stages`."""
     prints: dict[str, str] = {}
     planned = []
-    for stage in stages:
+    before = in_parallel(lambda stage: ledger.about(run / stage.name), stages)
+    for stage, said in zip(stages, before, strict=True):
         pieces = _pieces(stage, prints)
         prints[stage.name] = _hash(pieces)
-        why = _why(_folder(run, stage.name), pieces)
+        why = _why(said, pieces)
         planned.append(Planned(stage, prints[stage.name], why == "done", why))
     return planned
 
@@ -140,39 +137,21 @@ def _waves(planned: Sequence[Planned]) -> Iterable[list[Planned]]:
         waiting = [p for p in waiting if p not in wave]
 
 
-def _partial(run: Path, planned: Planned) -> Path:
-    """Where a stage is written; named by fingerprint, so that only the same work is resumed."""
-    folder = _folder(run, planned.stage.name)
-    return folder.with_name(f".{folder.name}.{planned.fingerprint[:16]}")
-
-
-def _places(run: Path, wave: Sequence[Planned]) -> dict[str, Place]:
+def _places(run: Location, planned: Sequence[Planned], wave: Sequence[Planned]) -> dict[str, Place]:
     """Where each stage of a wave reads and writes, by name."""
+    folders = {p.stage.name: run / p.stage.name / p.folder for p in planned}
     places: dict[str, Place] = {}
     for p in wave:
-        inputs, lookups = (
-            tuple(places[n].out if n in places else _folder(run, n) for n in names)
-            for names in (p.stage.inputs, p.stage.lookups)
-        )
+        inputs = tuple(folders[name] for name in p.stage.inputs)
+        lookups = tuple(folders[name] for name in p.stage.lookups)
         if p.stage.parts:
             parts = p.stage.parts(inputs or lookups)
         else:
             first = p.stage.inputs[0]
-            parts = places[first].parts if first in places else _parts_of(inputs[0])
-        places[p.stage.name] = Place(p.stage.name, run, _partial(run, p), inputs, lookups, parts)
+            parts = places[first].parts if first in places else ledger.part_count(inputs[0])
+        out = folders[p.stage.name]
+        places[p.stage.name] = Place(p.stage.name, run, out, inputs, lookups, parts)
     return places
-
-
-def _parts_of(folder: Path) -> int:
-    return int(read_json(folder / STAGE_FILE)["parts"])
-
-
-def _sweep(run: Path, planned: Planned) -> None:
-    """Remove what interrupted runs of other configs left beside this stage."""
-    folder = _folder(run, planned.stage.name)
-    for path in folder.parent.glob(f".{folder.name}.*"):
-        if path != _partial(run, planned):
-            shutil.rmtree(path)
 
 
 def _build(pipeline: beam.Pipeline, wave: Sequence[Planned], places: Mapping[str, Place]) -> None:
@@ -194,76 +173,106 @@ def _graph(parts: Any, stage: Stage, place: Place) -> Any:
 
 
 def _check(place: Place) -> ledger.Counts:
-    """All parts are there and the stage adds up, by itself and against what it read."""
-    missing = [i for i in range(place.parts) if not place.has(i)]
+    """All parts are there and the stage adds up."""
+    written = ledger.parts_done(place.out)
+    missing = [part for part in map(ledger.part_name, range(place.parts)) if part not in written]
     if missing:
-        raise ledger.LedgerError(f"{place.stage}: parts {missing[:5]} were not written")
-    counts = ledger.read_counts(place.out)
+        raise ledger.LedgerError(f"{place.stage}: {', '.join(missing[:5])} were not written")
+    counts = ledger.sum_counts(place.out, place.parts)
     counts.check(place.stage)
-    if place.inputs:
-        given = sum(ledger.read_counts(i).kept.get("document", 0) for i in place.inputs)
-        if given != counts.read.get("document"):
-            raise ledger.LedgerError(
-                f"{place.stage}: its inputs kept {given} documents, "
-                f"but it read {counts.read.get('document')}"
-            )
     return counts
 
 
+def _check_inputs(stage: Stage, counts: ledger.Counts, kept: Mapping[str, int]) -> None:
+    """A stage has read what the stages before it kept."""
+    given = sum(kept[name] for name in stage.inputs)
+    if stage.inputs and given != counts.read.get("document"):
+        raise ledger.LedgerError(
+            f"{stage.name}: its inputs kept {given} documents, "
+            f"but it read {counts.read.get('document')}"
+        )
+
+
 def _commit(
-    run: Path, planned: Planned, place: Place, counts: ledger.Counts, order: int, seconds: float
+    planned: Planned,
+    place: Place,
+    counts: ledger.Counts,
+    metrics: Metrics,
+    prints: Mapping[str, str],
 ) -> None:
-    """Give a written and checked stage its manifest and move it to its place."""
-    stage, final = planned.stage, _folder(run, planned.stage.name)
-    needed = (*stage.inputs, *stage.lookups)
-    inputs = {n: read_json(_folder(run, n) / STAGE_FILE)["fingerprint"] for n in needed}
+    """Make what a checked stage has written its current output, and remove any other."""
+    stage, home = planned.stage, place.out.parent
     if stage.finish:
         stage.finish(place)
     about = {
         "stage": stage.name,
-        "order": order,
+        "folder": planned.folder,
         "fingerprint": planned.fingerprint,
-        "pieces": _pieces(stage, inputs),
+        "pieces": _pieces(stage, prints),
         "parts": place.parts,
+        "holds": [name for name in names(place.out) if "." not in name],
         "counts": asdict(counts),
+        "seconds": metrics.get(MICROSECONDS, 0) / 1e6,
+        "metrics": dict(metrics),
     }
-    write_json(place.out / STAGE_FILE, about)
-    write_json(place.out / "seconds.json", {"seconds": round(seconds, 3)})
-    if final.exists():
-        shutil.rmtree(final)
-    place.out.rename(final)
+    ledger.commit(home, about)
+    for name in names(home):
+        if name not in (planned.folder, ledger.STAGE_FILE):
+            remove_tree(home / name)
 
 
-def _seconds(result: Any) -> dict[str, float]:
-    """The time that each stage's own code took on all workers together, by Beam's metrics."""
-    found = result.metrics().query(MetricsFilter().with_name(MICROSECONDS))["counters"]
-    return {c.key.metric.namespace: c.result / 1e6 for c in found}
+def _metrics(result: Any) -> dict[str, dict[str, int]]:
+    """Every stage's counters, summed over all workers of a job."""
+    found: dict[str, dict[str, int]] = {}
+    for counter in result.metrics().query(MetricsFilter())["counters"]:
+        name = counter.key.metric
+        if name.namespace:
+            stage = found.setdefault(name.namespace, {})
+            stage[name.name] = stage.get(name.name, 0) + int(counter.result)
+    return found
+
+
+def _run_job(wave: Sequence[Planned], places: Mapping[str, Place], options: PipelineOptions) -> Any:
+    """Run a wave's graph to its end; a job that is left to itself, as on Ctrl-C, is cancelled."""
+    pipeline = beam.Pipeline(options=options)
+    _build(pipeline, wave, places)
+    result = pipeline.run()
+    try:
+        result.wait_until_finish()
+    except BaseException:
+        result.cancel()
+        raise
+    return result
 
 
 def execute(
-    run: Path,
+    run: Location,
     stages: Sequence[Stage],
     options: PipelineOptions,
     *,
     watch: Watch,
-    done: Callable[[str, ledger.Counts, float], None],
+    done: Done,
 ) -> None:
     """Bring every stage up to date; `watch` shows progress while a wave of stages runs."""
     planned = plan(run, stages)
-    order = {p.stage.name: i for i, p in enumerate(planned)}
+    prints = {p.stage.name: p.fingerprint for p in planned}
+    kept = {
+        p.stage.name: ledger.read_counts(run / p.stage.name / p.folder).kept.get("document", 0)
+        for p in planned
+        if p.done
+    }
     for wave in _waves(planned):
-        places = _places(run, wave)
+        places = _places(run, planned, wave)
+        with watch(places):
+            result = _run_job(wave, places, options)
+        metrics = _metrics(result)
+        checked = {name: _check(place) for name, place in places.items()}
         for p in wave:
-            _sweep(run, p)
-            places[p.stage.name].out.mkdir(parents=True, exist_ok=True)
-        with watch({name: (place.out, place.parts) for name, place in places.items()}):
-            pipeline = beam.Pipeline(options=options)
-            _build(pipeline, wave, places)
-            result = pipeline.run()
-            result.wait_until_finish()
-        seconds = _seconds(result)
-        checked = {p.stage.name: _check(places[p.stage.name]) for p in wave}
+            name = p.stage.name
+            kept[name] = checked[name].kept.get("document", 0)
+            _check_inputs(p.stage, checked[name], kept)
         for p in wave:
-            name, took = p.stage.name, seconds.get(p.stage.name, 0.0)
-            _commit(run, p, places[name], checked[name], order[name], took)
-            done(name, checked[name], took)
+            name = p.stage.name
+            mine = metrics.get(name, {})
+            _commit(p, places[name], checked[name], mine, prints)
+            done(name, checked[name], mine)

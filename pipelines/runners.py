@@ -1,29 +1,54 @@
 """Beam options for each engine."""
 
 import os
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines.config import Runner
+from configs.reading import ConfigError
+from pipelines.config import Cluster, Dataflow, Recipe, Runner
+
+# How long a worker that has nothing to do is kept for the next stage: starting one takes as long
+# as importing Beam and loading a model.
+KEEP_WORKERS_MS = 600_000
 
 
-def pipeline_options(runner: Runner) -> PipelineOptions:
-    """Options of the local engine: Beam's in-process runner with one worker process a core.
+def pipeline_options(recipe: Recipe) -> PipelineOptions:
+    """Beam's options for the recipe's engine; raises `ConfigError` for one that cannot run."""
+    runner = recipe.runner
+    engines = {
+        "local": lambda: _local(runner),
+        "spark": lambda: _cluster("spark", runner.spark),
+        "flink": lambda: _cluster("flink", runner.flink),
+        "dataflow": lambda: _dataflow(recipe.name, runner.dataflow),
+    }
+    named = engines[runner.engine]() | {"default_sdk_harness_log_level": "WARNING"}
+    return PipelineOptions(list(_arguments(named | runner.options)))
+
+
+def _arguments(options: Mapping[str, Any]) -> Iterable[str]:
+    """As on Beam's command line: true is a flag, and false or null leaves an option out."""
+    for name, value in options.items():
+        if value is True:
+            yield f"--{name}"
+        elif value is not False and value is not None:
+            yield f"--{name}={value}"
+
+
+def _local(runner: Runner) -> dict[str, Any]:
+    """Beam's in-process runner with one worker process a core.
 
     Of Beam's local modes only the multi-processing one uses every core for Python code
     (`benchmarks/engines.py`). The runner is named outright because a plain DirectRunner first
     looks for a Prism binary on the network.
     """
     _keep_freed_memory()
-    workers = runner.workers or os.cpu_count() or 1
-    return PipelineOptions(
-        [
-            "--runner=FnApiRunner",
-            "--direct_running_mode=multi_processing",
-            f"--direct_num_workers={workers}",
-            "--default_sdk_harness_log_level=WARNING",
-        ]
-    )
+    return {
+        "runner": "FnApiRunner",
+        "direct_running_mode": "multi_processing",
+        "direct_num_workers": runner.workers or os.cpu_count() or 1,
+    }
 
 
 def _keep_freed_memory() -> None:
@@ -34,3 +59,58 @@ def _keep_freed_memory() -> None:
     """
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**28))
     os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**28))
+
+
+def _cluster(engine: str, cluster: Cluster) -> dict[str, Any]:
+    """A Spark or Flink cluster, by a job server that runs or one that Beam starts."""
+    if cluster.job_endpoint:
+        reached = {"runner": "PortableRunner", "job_endpoint": cluster.job_endpoint}
+    elif cluster.master:
+        key = {"spark": "spark_master_url", "flink": "flink_master"}[engine]
+        reached = {"runner": f"{engine.capitalize()}Runner", key: cluster.master}
+    else:
+        raise ConfigError(
+            f"runner.{engine}: needs job_endpoint (host:port of a Beam job server) or master "
+            "(the cluster's address)"
+        )
+    return {**reached, **_environment(engine, cluster), "environment_cache_millis": KEEP_WORKERS_MS}
+
+
+def _environment(engine: str, cluster: Cluster) -> dict[str, Any]:
+    if cluster.environment == "docker":
+        if cluster.image is None:
+            raise ConfigError(
+                f"runner.{engine}: environment docker needs image, the worker image that the "
+                "Dockerfile makes; external or loopback need none"
+            )
+        return {"environment_type": "DOCKER", "environment_config": cluster.image}
+    if cluster.environment == "external":
+        return {"environment_type": "EXTERNAL", "environment_config": cluster.pool}
+    _keep_freed_memory()
+    return {"environment_type": "LOOPBACK"}
+
+
+def _dataflow(name: str, dataflow: Dataflow) -> dict[str, Any]:
+    """Google Cloud Dataflow."""
+    missing = [k for k in ("project", "region", "temp", "image") if getattr(dataflow, k) is None]
+    if missing:
+        raise ConfigError(f"runner.dataflow: needs {', '.join(missing)}")
+    accelerator = dataflow.accelerator and f"worker_accelerator={dataflow.accelerator}"
+    return {
+        "runner": "DataflowRunner",
+        "job_name": "".join(c if c.isalnum() else "-" for c in name.lower()).strip("-"),
+        "project": dataflow.project,
+        "region": dataflow.region,
+        "temp_location": dataflow.temp,
+        "sdk_container_image": dataflow.image,
+        "sdk_location": "container",
+        "machine_type": dataflow.machine_type,
+        "disk_size_gb": dataflow.disk_gb,
+        "num_workers": dataflow.workers,
+        "max_num_workers": dataflow.max_workers,
+        "service_account_email": dataflow.service_account,
+        "network": dataflow.network,
+        "subnetwork": dataflow.subnetwork,
+        "no_use_public_ips": not dataflow.public_ips,
+        "dataflow_service_options": accelerator,
+    }

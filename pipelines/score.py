@@ -17,7 +17,7 @@ from pipelines.images import image_rows, read_index, set_scores
 from pipelines.stage import Place, Stage, write_documents
 from shards import schema
 from shards.images import read_images
-from shards.storage import sha256_file
+from shards.storage import sha256_file, stamp
 
 
 class ClipHandler(ModelHandler[int, PredictionResult, ClipModel]):  # type: ignore[misc]
@@ -100,4 +100,4 @@ def _weights_stamp(clip: Clip) -> list[str | int]:
         with as_file(files("filters") / "weights" / f"{BUNDLED}.safetensors") as path:
             return [sha256_file(path)]
     path = Path(clip.pretrained or "")
-    return [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else []
+    return stamp(path)[1:] if path.is_file() else []

@@ -8,20 +8,22 @@ that the stages of a corpus chain into one Beam job without waiting for each oth
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 from apache_beam.metrics import Metrics
 
+from pipelines import coders  # noqa: F401  tables of graphs are encoded by it
 from pipelines.config import FILTERS, FilterSpec
 from shards import ledger, schema
-from shards.storage import read_table
+from shards.ledger import part_name
+from shards.storage import Location, read_table
 
 MICROSECONDS = "microseconds"  # the Beam counter of the time that a stage's own code takes
 
@@ -33,27 +35,47 @@ class Place:
     """Where a stage reads and writes; small and picklable, it travels to the workers."""
 
     stage: str
-    run: Path  # the run's folder
-    out: Path  # the stage's own folder while it is being written
-    inputs: tuple[Path, ...]  # the folders of the stages whose records it accounts for
-    lookups: tuple[Path, ...]  # the folders of stages that it only looks things up in
+    run: Location  # the run's folder
+    out: Location  # the folder of the stage's output, named by its fingerprint
+    inputs: tuple[Location, ...]  # the folders of the stages whose records it accounts for
+    lookups: tuple[Location, ...]  # the folders of stages that it only looks things up in
     parts: int  # how many parts it writes
 
     def read(self, part: int) -> pa.Table:
         """Part `part` of the first input's documents."""
-        return read_table(self.inputs[0] / "documents" / f"{ledger.part_name(part)}.parquet")
+        return read_table(self.inputs[0] / "documents" / f"{part_name(part)}.parquet")
 
     def has(self, part: int) -> bool:
         """Whether an earlier, interrupted run has written the part."""
         return ledger.part_is_done(self.out, part)
+
+    def write(
+        self,
+        part: int,
+        output: pa.Table | None,
+        drops: pa.Table,
+        *,
+        read: Mapping[str, int],
+        kept: Mapping[str, int],
+        kind: str = "documents",
+    ) -> None:
+        """Write a part with its account, and tell Beam's metrics of it."""
+        ledger.write_part(self.out, part, output, drops, read=read, kept=kept, kind=kind)
+        for name, records in (("read", read), ("kept", kept)):
+            self.count(name, next(iter(records.values()), 0))
+        self.count("lost", drops.num_rows)
+        self.count("bytes", output.nbytes if output is not None else 0)
+
+    def count(self, name: str, amount: int) -> None:
+        """Add to one of the stage's Beam counters."""
+        Metrics.counter(self.stage, name).inc(amount)
 
     @contextmanager
     def clock(self) -> Iterator[None]:
         """Add the time of a block to the stage's own, on whichever worker it runs."""
         started = time.perf_counter()
         yield
-        elapsed = time.perf_counter() - started
-        Metrics.counter(self.stage, MICROSECONDS).inc(int(elapsed * 1e6))
+        self.count(MICROSECONDS, int((time.perf_counter() - started) * 1e6))
 
 
 @dataclass(frozen=True)
@@ -66,10 +88,10 @@ class Stage:
     modules: tuple[str, ...]  # names of the modules whose code the output depends on
     inputs: tuple[str, ...] = ()
     lookups: tuple[str, ...] = ()
-    files: tuple[str, ...] = ()  # files from outside the run
+    files: tuple[Location, ...] = ()  # files from outside the run
     # How many parts it writes, from the finished folders of its inputs (its lookups, if it has no
     # inputs). None: part i of the first input becomes part i of this stage.
-    parts: Callable[[Sequence[Path]], int] | None = None
+    parts: Callable[[Sequence[Location]], int] | None = None
     finish: Callable[[Place], None] | None = None  # once, when all parts are there
     selects: bool = False  # keeping everything or nothing is then worth a warning
 
@@ -82,7 +104,7 @@ def write_documents(
     before, after = {"document": read.num_rows}, {"document": documents.num_rows}
     if images:
         before["image"], after["image"] = image_count(read), image_count(documents)
-    ledger.write_part(place.out, part, documents, drops, read=before, kept=after)
+    place.write(part, documents, drops, read=before, kept=after)
 
 
 def image_count(documents: pa.Table) -> int:
@@ -105,6 +127,31 @@ def _map_part(part: int, place: Place, work: Work, images: bool) -> int:
             documents = place.read(part)
             write_documents(place, part, documents, work(documents, part), images=images)
     return part
+
+
+def scatter(table: pa.Table, targets: Any) -> list[tuple[int, pa.Table]]:
+    """The rows of a table by their `targets`, one table each, for a shuffle by target."""
+    order = np.argsort(np.asarray(targets), kind="stable")
+    rows = table.take(pa.array(order))
+    numbers, starts = np.unique(np.asarray(targets)[order], return_index=True)
+    lengths = np.diff(np.append(starts, len(order)))
+    return [
+        (int(number), rows.slice(start, length))
+        for number, start, length in zip(numbers, starts.tolist(), lengths.tolist(), strict=True)
+    ]
+
+
+def by_part(parts: Any, tables: Any, columns: pa.Schema) -> Any:
+    """Group (part, table) by part; every part is there, if only with an empty table.
+
+    One typed GroupByKey instead of a CoGroupByKey, whose values would be pickled.
+    """
+    every = parts | "every part" >> beam.Map(_nothing, columns)
+    return (every, tables) | "join" >> beam.Flatten() | "by part" >> beam.GroupByKey()
+
+
+def _nothing(part: int, columns: pa.Schema) -> tuple[int, pa.Table]:
+    return part, columns.empty_table()
 
 
 def filter_stage(name: str, source: Stage, filters: Sequence[FilterSpec], module: str) -> Stage:

@@ -12,11 +12,12 @@ from pipelines.dedupe import dedupe_stage
 from pipelines.extraction import extract_stage
 from pipelines.stage import Part, Stage, filter_stage, map_parts
 from shards import schema
+from shards.stores.options import StorageOptions
 
 
-def stages(recipe: Text) -> list[Stage]:
+def stages(recipe: Text, storage: StorageOptions) -> list[Stage]:
     """The corpus from top to bottom."""
-    prose = extract_stage("text/extract", recipe.read, "prose", "corpora.text.read.files")
+    prose = extract_stage("text/extract", recipe.read, "prose", storage)
     spoken = language_stage("text/language", prose)
     good = filter_stage("text/filters", spoken, recipe.filters, "filters.text")
     masked = pii_stage("text/pii", good)

@@ -10,20 +10,22 @@ import io
 import json
 import os
 import tarfile
-import tempfile
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageOps
 
+from shards import storage
 from shards.schema import IMAGE
+from shards.storage import Location
 
 MAX_PIXELS = 2**26  # 8192 x 8192, 192 MiB as RGB
 DECODERS = ("JPEG", "PNG", "GIF", "WEBP")  # of Pillow's; the others never see a stranger's bytes
@@ -136,40 +138,12 @@ def open_image(body: bytes) -> Image.Image:
     return Image.alpha_composite(white, layer).convert("RGB")
 
 
-class ImageTarWriter:
-    """A tar of images named by their sha256, written aside and renamed when the block succeeds."""
+class ImageTar:
+    """A tar of images that is being written; members are named by their sha256."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, tar: tarfile.TarFile) -> None:
+        self._tar = tar
         self.places: dict[str, tuple[int, int]] = {}
-
-    def __enter__(self) -> Self:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
-        self._aside = Path(name)
-        self._file = os.fdopen(handle, "wb")
-        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            with self._file:
-                if kind is None:
-                    self._finish()
-        finally:
-            self._aside.unlink(missing_ok=True)  # after the rename there is none
-
-    def _finish(self) -> None:
-        self._tar.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._aside.chmod(0o644)
-        self._aside.replace(self.path)
 
     def add(self, sha256: str, body: bytes, extension: str) -> tuple[int, int]:
         """Appends `{sha256}.{extension}`, once; the offset and length of its data, in bytes."""
@@ -181,9 +155,20 @@ class ImageTarWriter:
         return self.places[sha256]
 
 
+@contextmanager
+def write_image_tar(place: Location) -> Iterator[ImageTar]:
+    """A new tar of images, which is there, whole, when the block succeeds."""
+    with (
+        storage.atomic_path(place) as aside,
+        aside.open("wb") as file,
+        tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
+        yield ImageTar(tar)
+
+
 def store_images(
     fetched: Iterable[tuple[str, bytes | None, str | None]],
-    tar_path: Path,
+    place: Location,
     tar_name: str,
     resize: Resize | None = None,
     max_pixels: int = MAX_PIXELS,
@@ -193,7 +178,7 @@ def store_images(
     `tar_name` is the tar's path below the store's root. With `resize`, hashes, width and height
     stay those of the original; `format` and the place are of the stored bytes.
     """
-    with ImageTarWriter(tar_path) as tar:
+    with write_image_tar(place) as tar:
         rows = [
             {"url": url, "reason": reason}
             if body is None
@@ -204,7 +189,7 @@ def store_images(
 
 
 def _stored(
-    tar: ImageTarWriter, tar_name: str, body: bytes, resize: Resize | None, max_pixels: int
+    tar: ImageTar, tar_name: str, body: bytes, resize: Resize | None, max_pixels: int
 ) -> dict[str, Any]:
     """The columns of one downloaded body, which is in `tar` afterwards unless it has a reason."""
     try:
@@ -243,54 +228,56 @@ def _resized(body: bytes, resize: Resize) -> bytes:
     return bytes(small)
 
 
-def read_image(root: Path | str, tar: str, offset: int, length: int) -> bytes:
+def read_image(root: str | Location, tar: str, offset: int, length: int) -> bytes:
     """`length` bytes at `offset` of `root/tar`; raises EOFError if the tar ends before."""
-    with open(Path(root, tar), "rb", buffering=0) as file:
-        return _read(file.fileno(), tar, offset, length)
+    return storage.RangeReader(storage.location(root) / tar).read(offset, length)
 
 
-def _read(file: int, tar: str, offset: int, length: int) -> bytes:
-    body = os.pread(file, length, offset)
-    if len(body) != length:
-        raise EOFError(f"{tar} has {len(body)} of {length} bytes at {offset}")
-    return body
-
-
-def read_images(root: Path | str, rows: pa.Table) -> list[bytes]:
+def read_images(root: str | Location, rows: pa.Table) -> list[bytes]:
     """The stored images of `rows` (tar, offset, length), in their order.
 
-    Reads from front to back and opens each tar once. Raises EOFError as `read_image` does, and
-    ValueError if a row has no image.
+    Reads each tar from front to back; of an object store several ranges and tars at once. Raises
+    EOFError as `read_image` does, and ValueError if a row has no image.
     """
     columns = [rows[name].to_pylist() for name in ("tar", "offset", "length")]
-    places = list(zip(*columns, strict=True))
     if None in columns[0]:
         raise ValueError("a row without a tar has no image to read")
-    bodies = [b""] * len(places)
-    order = sorted(range(len(places)), key=places.__getitem__)
-    for tar, rows_of_tar in groupby(order, key=lambda row: places[row][0]):
-        with open(Path(root, tar), "rb", buffering=0) as file:
-            for row in rows_of_tar:
-                bodies[row] = _read(file.fileno(), *places[row])
-    return bodies
+    places = list(zip(*columns, strict=True))
+    root = storage.location(root)
+    each = map if isinstance(root, Path) else storage.in_parallel
+    tars = groupby(sorted(set(places)), key=lambda place: place[0])
+    found = each(partial(_read_tar, root), [(tar, list(group)) for tar, group in tars])
+    bodies = {place: body for of_tar in found for place, body in of_tar.items()}
+    return [bodies[place] for place in places]
 
 
-def adopt_tar(tar_path: Path, tar_name: str, max_pixels: int = MAX_PIXELS) -> pa.Table:
+Place = tuple[str, int, int]  # tar, offset and length
+
+
+def _read_tar(root: Location, asked: tuple[str, list[Place]]) -> dict[Place, bytes]:
+    tar, places = asked
+    ranges = [(offset, length) for _, offset, length in places]
+    bodies = storage.RangeReader(root / tar).read_many(ranges)
+    return dict(zip(places, bodies, strict=True))
+
+
+def adopt_tar(place: Location, tar_name: str, max_pixels: int = MAX_PIXELS) -> pa.Table:
     """Rows of `IMAGE` for the images of an existing WebDataset tar, to be read where they are.
 
     Hashes, size and format are measured on the bytes in the tar, the only original there is. The
-    URL is that of the sample's `.json` (img2dataset writes it), else `tar_name/member`. Raises
-    tarfile.ReadError for a tar that is compressed, cut short or none.
+    URL is that of the sample's `.json` (img2dataset writes it), else `tar_name/member`. The tar
+    is read once, from front to back. Raises tarfile.ReadError for a tar that is compressed, cut
+    short or none.
     """
-    with tarfile.open(tar_path, "r:") as tar:
-        members = [member for member in tar if member.isreg()]
-        urls = {_key(m): _sidecar_url(tar, m) for m in members if _extension(m) == "json"}
-        rows = [
-            {"url": urls.get(_key(m)) or f"{tar_name}/{m.name}"}
-            | _adopted(tar, m, tar_name, max_pixels)
-            for m in members
-            if _extension(m) in MEMBER_EXTENSIONS
-        ]
+    urls: dict[str, str | None] = {}
+    found: list[tuple[tarfile.TarInfo, dict[str, Any]]] = []
+    with storage.open_stream(place) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+        for member in tar:
+            if member.isreg() and _extension(member) == "json":
+                urls[_key(member)] = _sidecar_url(tar, member)
+            elif member.isreg() and _extension(member) in MEMBER_EXTENSIONS:
+                found.append((member, _adopted(tar, member, tar_name, max_pixels)))
+    rows = [{"url": urls.get(_key(m)) or f"{tar_name}/{m.name}"} | facts for m, facts in found]
     return pa.Table.from_pylist(rows, schema=IMAGE)
 
 

@@ -1,6 +1,6 @@
 """Reads shards by global position.
 
-    shards = open_shards("runs/mm1/shards")
+    shards = open_shards("runs/mm1/shards")  # or "s3://bucket/run/shards"
     shards[41].segments
     for sequence in shards.read(rank=3, world=8, start=120_000): ...
 
@@ -25,20 +25,28 @@ The tars are plain WebDataset, and other readers see the same sequences:
 
 import json
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from shards import storage
+from shards import ledger, storage
+from shards.storage import Location
 from shards.tar import FORMAT, MANIFEST, MANIFEST_KEYS
 
 # Readers walk positions in order and need one shard at a time; shuffled access needs more.
 OPEN_SHARDS = 16
+AHEAD = 8  # sequences of a store under way while a reader works on the one before
+# A store that cannot be asked says nothing of the shards in it.
+UNREACHABLE = (PermissionError, ConnectionError, TimeoutError)
 AGAIN = "copy it again from where it was written, or run the mix again"
+
+Result = TypeVar("Result")
 
 
 class ShardError(Exception):
@@ -60,7 +68,7 @@ class Sequence:
 class _Shard:
     """An open tar and its index; sequence k has the members `starts[k]` to `starts[k + 1]`."""
 
-    path: Path
+    path: Location
     file: storage.RangeReader
     members: list[str]
     offsets: np.ndarray
@@ -91,7 +99,7 @@ class Shards:
     forked, as torch's DataLoader does.
     """
 
-    def __init__(self, root: Path, manifest: dict[str, Any]) -> None:
+    def __init__(self, root: Location, manifest: dict[str, Any]) -> None:
         self.root = root
         self.manifest = manifest
         self._firsts = [shard["first"] for shard in manifest["shards"]]
@@ -109,38 +117,84 @@ class Shards:
         Raises:
             IndexError: there is no such position.
             ShardError: its shard is missing or damaged.
+            PermissionError, ConnectionError, TimeoutError: its store cannot be reached.
         """
         if not 0 <= position < len(self):
             raise IndexError(f"position {position} of {len(self)} sequences")
-        number = bisect_right(self._firsts, position) - 1
+        number = self._number(position)
         return _read(self._shard(number), position, position - self._firsts[number])
+
+    def _number(self, position: int) -> int:
+        return bisect_right(self._firsts, position) - 1
 
     def read(self, *, rank: int = 0, world: int = 1, start: int = 0) -> Iterator[Sequence]:
         """The sequences at `positions_of`, one after the other."""
-        for position in positions_of(len(self), rank=rank, world=world, start=start):
-            yield self[position]
+        positions = positions_of(len(self), rank=rank, world=world, start=start)
+        return self.ahead(self.__getitem__, positions)
+
+    def ahead(self, work: Callable[[int], Result], positions: Iterable[int]) -> Iterator[Result]:
+        """`work`, which reads the sequence at a position, of every position, in order.
+
+        Of shards in an object store the next few are under way in threads, so that a reader
+        does not wait for each answer.
+        """
+        if isinstance(self.root, Path):
+            yield from map(work, positions)
+            return
+        pool = ThreadPoolExecutor(AHEAD + 1)
+        try:
+            yield from self._under_way(pool, work, positions)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _under_way(
+        self, pool: ThreadPoolExecutor, work: Callable[[int], Result], positions: Iterable[int]
+    ) -> Iterator[Result]:
+        waiting: deque[Future[Result]] = deque()
+        shard, opening = -1, Future[_Shard]()
+        for position in positions:
+            if (number := self._number(position)) != shard:
+                # By one thread, for which the others wait: an index is several requests.
+                shard, opening = number, pool.submit(self._shard, number)
+            waiting.append(pool.submit(_after, opening, work, position))
+            if len(waiting) == AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
-def open_shards(path: str | Path) -> Shards:
-    """The shards in a folder; reads its manifest only.
+def _after(opening: Future[_Shard], work: Callable[[int], Result], position: int) -> Result:
+    opening.result()
+    return work(position)
+
+
+def shards_folder(place: str | Location) -> Location:
+    """Where the tars are: in a folder of shards itself, or in the current one of their stage."""
+    home = storage.location(place)
+    about = ledger.about(home)
+    return home / about["folder"] if about else home
+
+
+def open_shards(place: str | Location) -> Shards:
+    """The shards of a run (`runs/demo/shards`) or in a folder; reads their manifest only.
 
     Raises:
         ShardError: there is no manifest, or it has another format.
     """
-    return Shards(Path(path), read_manifest(Path(path)))
+    root = shards_folder(place)
+    return Shards(root, _read_manifest(root))
 
 
-def read_manifest(root: Path) -> dict[str, Any]:
-    """The manifest of a folder of shards; raises ShardError as `open_shards`."""
+def _read_manifest(root: Location) -> dict[str, Any]:
     path = root / MANIFEST
-    if not path.is_file():
-        raise ShardError(
-            f"{path} is missing, and it is written when the mix is complete: run the mix to its "
-            "end, or give the folder that holds it"
-        )
     try:
         manifest: dict[str, Any] = storage.read_json(path)
         found = manifest["format"]
+    except FileNotFoundError as error:
+        raise ShardError(
+            f"{path} is missing, and it is written when the mix is complete: run the mix to its "
+            "end, or give the folder that holds it"
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise ShardError(f"{path} is no manifest of shards ({error!r}): {AGAIN}") from error
     if found != FORMAT:
@@ -154,7 +208,7 @@ def read_manifest(root: Path) -> dict[str, Any]:
     return manifest
 
 
-def _open_shard(root: Path, shards: list[dict[str, Any]], number: int) -> _Shard:
+def _open_shard(root: Location, shards: list[dict[str, Any]], number: int) -> _Shard:
     """Opens a tar and its index, and compares both with the manifest."""
     line = shards[number]
     path = root / line["name"]
@@ -162,6 +216,8 @@ def _open_shard(root: Path, shards: list[dict[str, Any]], number: int) -> _Shard
     try:
         file = storage.RangeReader(path)
         index = storage.read_table(path.with_suffix(".parquet"), columns)
+    except UNREACHABLE:
+        raise
     except (OSError, ValueError) as error:
         raise ShardError(f"{path} or its index cannot be read ({error}): {AGAIN}") from error
     # Only the row of a sequence's .json has a number of tokens, and it is the sequence's first.
@@ -198,6 +254,8 @@ def _read(shard: _Shard, position: int, row: int) -> Sequence:
         fields = sequence["corpus"], sequence["tokens"], sequence["segments"]
         if sequence["position"] != position:
             raise ValueError(f"it says that it is position {sequence['position']}")
+    except UNREACHABLE:
+        raise
     except (OSError, EOFError, ValueError, KeyError) as error:
         raise ShardError(
             f"{shard.path} is damaged at position {position} ({error!r}): {AGAIN}; "

@@ -26,9 +26,9 @@ from PIL import Image
 
 from shards import ledger, schema, storage
 from shards.images import open_image, read_image
-from shards.loader import open_shards
+from shards.loader import Shards, open_shards
 from shards.statistics import describe_shards
-from shards.tar import MANIFEST
+from shards.storage import Location
 
 REPORT = "report.html"
 MIX = "mix"  # what the stages that belong to no corpus are listed under
@@ -54,10 +54,13 @@ class Stage:
     """A finished stage as its folder tells of it."""
 
     name: str
-    folder: Path
+    folder: Location
     about: Table
-    counts: ledger.Counts
-    seconds: float | None
+
+    @cached_property
+    def counts(self) -> ledger.Counts:
+        """Records read, kept and lost, summed over its parts."""
+        return ledger.Counts(**self.about["counts"])
 
     @property
     def corpus(self) -> str:
@@ -66,32 +69,29 @@ class Stage:
 
     def tables(self, kind: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """The first parts of its output."""
-        files = sorted((self.folder / kind).glob("*.parquet"))[:PARTS_READ]
-        return (storage.read_table(file, columns) for file in files)
+        files = ledger.part_files(self.folder, kind)[:PARTS_READ]
+        yield from storage.in_parallel(lambda file: storage.read_table(file, columns), files)
 
 
-def read_stages(run: Path) -> list[Stage]:
+def read_stages(run: Location) -> list[Stage]:
     """The finished stages of a run in the order in which records pass them."""
-    return [_read_stage(name, folder) for name, folder in ledger.stage_folders(run)]
+    folders = dict(ledger.stage_folders(run))
+    said = storage.in_parallel(lambda f: ledger.about(f.parent), folders.values())
+    stages = zip(folders.items(), said, strict=True)
+    return [Stage(name, folder, about) for (name, folder), about in stages if about]
 
 
-def _read_stage(name: str, folder: Path) -> Stage:
-    about = storage.read_json(folder / ledger.STAGE_FILE)
-    file = folder / "seconds.json"
-    seconds = storage.read_json(file)["seconds"] if file.exists() else None
-    return Stage(name, folder, about, ledger.read_counts(folder), seconds)
-
-
-def write_report(run: Path, out: Path | None = None) -> Path:
-    """Writes the report of a run to `out`, by default `run/report.html`, and returns its path.
+def write_report(run: str | Location, out: str | Location | None = None) -> Location:
+    """Writes the report of a run to `out`, by default `run/report.html`, and returns its place.
 
     The same run gives the same bytes, up to the seconds that its stages took.
 
     Raises:
-        FileNotFoundError: the run has no finished stage.
+        FileNotFoundError: there is no run, or it has no finished stage.
         ShardError: the run's shards cannot be read.
     """
-    run, out = Path(run), Path(out or Path(run) / REPORT)
+    run = storage.location(run)
+    out = storage.location(out or run / REPORT)
     stages = read_stages(run)
     if not stages:
         raise FileNotFoundError(f"{run} has no finished stage: give the folder of a run")
@@ -99,26 +99,28 @@ def write_report(run: Path, out: Path | None = None) -> Path:
     return out
 
 
-def _gather(run: Path, stages: Sequence[Stage]) -> Table:
+def _gather(run: Location, stages: Sequence[Stage]) -> Table:
     """Everything that the page shows."""
-    mix = _mixture(run, stages) if (run / "shards" / MANIFEST).is_file() else None
+    shards = next((open_shards(s.folder) for s in stages if s.name == "shards"), None)
+    mix = _mixture(shards, stages) if shards else None
     corpora = {s.corpus for s in stages} - {MIX} | (set(mix["corpora"]) if mix else set())
-    pictures = Pictures([s for s in stages if (s.folder / "index").is_dir()])
+    pictures = Pictures([s for s in stages if "index" in s.about["holds"]])
     by_corpus = {name: [s for s in stages if s.corpus == name] for name in sorted(corpora)}
     documents = {name: Documents(mine) for name, mine in by_corpus.items() if mine}
     kept = {name: found.samples(pictures) for name, found in documents.items()}
     return {
-        "name": run.resolve().name,
+        "name": run.resolve().name if isinstance(run, Path) else str(run),
         "corpora": {name: f"c{i % 6}" for i, name in enumerate(by_corpus)},
         "mix": mix,
         "funnels": _funnels(stages),
         "kept": kept,
-        "packed": _packed_samples(run, mix["firsts"], pictures) if mix else {},
+        "packed": _packed_samples(shards, mix["firsts"], pictures) if shards and mix else {},
         "dropped": _dropped(stages, pictures),
-        "plots": _plots(run, documents, mix),
+        "plots": _plots(shards, documents, mix),
         "languages": {n: found for n, d in documents.items() if (found := d.languages())},
         "parts_read": PARTS_READ,
         "training": _training(run / "train" / "metrics.jsonl"),
+        "costs": _costs(stages, storage.read_json(run / ledger.RUN_FILE).get("core_hour_price")),
         "stages": [_provenance(stage) for stage in stages],
         "skipped": pictures.skipped,
     }
@@ -127,11 +129,10 @@ def _gather(run: Path, stages: Sequence[Stage]) -> Table:
 # The mixture
 
 
-def _mixture(run: Path, stages: Sequence[Stage]) -> Table:
+def _mixture(shards: Shards, stages: Sequence[Stage]) -> Table:
     """What `describe_shards` says, and how the ratio held along the positions."""
-    root = run / "shards"
-    about, manifest = describe_shards(root), storage.read_json(root / MANIFEST)
-    order = _corpus_of_positions(root, manifest, list(about["corpora"]))
+    about = describe_shards(shards.root)
+    order = _corpus_of_positions(shards, list(about["corpora"]))
     lines = {
         name: np.cumsum(order == k) - corpus["weight"] * np.arange(1, len(order) + 1)
         for k, (name, corpus) in enumerate(about["corpora"].items())
@@ -148,23 +149,29 @@ def _mixture(run: Path, stages: Sequence[Stage]) -> Table:
         "deviation": _deviation_plot(lines),
         "firsts": {name: positions[0] for name, positions in first.items() if positions},
         "surplus": _surplus(stages),
-        "files": manifest["shards"][:SHARDS_LISTED],
+        "files": shards.manifest["shards"][:SHARDS_LISTED],
         "used": {n: {k: c[k]["count"] for k in shares} for n, c in about["corpora"].items()},
     }
 
 
-def _corpus_of_positions(
-    root: Path, manifest: Mapping[str, Any], names: Sequence[str]
-) -> NDArray[np.int32]:
+def _indexes(shards: Shards) -> list[Location]:
+    """The Parquet file beside each tar."""
+    names = [shard["name"] for shard in shards.manifest["shards"]]
+    return [(shards.root / name).with_suffix(".parquet") for name in names]
+
+
+def _corpus_of_positions(shards: Shards, names: Sequence[str]) -> NDArray[np.int32]:
     """The corpus of every position of the mixture, as an index in `names`."""
     values = pa.array(names, pa.string())
-    parts = [np.empty(0, np.int32)]
-    for shard in manifest["shards"]:
-        file = (root / shard["name"]).with_suffix(".parquet")
+
+    def read(file: Location) -> NDArray[np.int32]:
         rows = storage.read_table(file, ["corpus", "tokens"])
         corpora = rows.filter(rows["tokens"].is_valid())["corpus"]
-        parts.append(pc.index_in(corpora, values).to_numpy())
-    return np.concatenate(parts)
+        order: NDArray[np.int32] = pc.index_in(corpora, values).to_numpy()
+        return order
+
+    parts = storage.in_parallel(read, _indexes(shards))
+    return np.concatenate([np.empty(0, np.int32), *parts])
 
 
 def _surplus(stages: Sequence[Stage]) -> dict[str, int]:
@@ -227,12 +234,33 @@ def _accounts(stage: Stage, most: Mapping[str, int]) -> Iterator[Table]:
             "shares": {kind: n / whole for kind, n in sums.items()},
             "adds_up": read == sum(sums.values()),
             "reasons": linked,
-            "seconds": stage.seconds,
         }
 
 
 def _anchor(*names: str) -> str:
     return "drop-" + schema.digest(*names)[:10]
+
+
+def _costs(stages: Sequence[Stage], price: float | None) -> Table:
+    """Core seconds of each stage's own code, and what they cost at `price` a core hour."""
+    seconds = [stage.about["seconds"] for stage in stages]
+    rows = [
+        _cost(stage.name, spent, price) | _rate(stage, spent) | {"corpus": stage.corpus}
+        for stage, spent in zip(stages, seconds, strict=True)
+    ]
+    return {"rows": rows, "total": _cost("all stages", sum(seconds), price), "price": price}
+
+
+def _cost(name: str, seconds: float, price: float | None) -> Table:
+    cost = None if price is None else seconds / 3600 * price
+    return {"name": name, "seconds": seconds, "cost": cost}
+
+
+def _rate(stage: Stage, seconds: float) -> Table:
+    """Records a core second: documents, or what else the stage reads."""
+    unit = min(stage.counts.read, default=None)  # "document" comes before "image"
+    read = stage.counts.read[unit] if unit else 0
+    return {"unit": unit, "read": read, "rate": read / seconds if seconds else None}
 
 
 def _provenance(stage: Stage) -> Table:
@@ -251,6 +279,9 @@ def _provenance(stage: Stage) -> Table:
 # Pictures
 
 
+Place = tuple[str, Location, str, int, int]  # sha256, store, tar, offset and length
+
+
 @dataclass
 class Pictures:
     """Thumbnails of stored images as data URIs, until the page's room for pictures is used up."""
@@ -264,25 +295,23 @@ class Pictures:
         """Data URIs by sha256, of those images that are in a store and can be shown."""
         wanted = sorted({name for name in names if name} - self.made.keys())
         self.made |= dict.fromkeys(wanted)
-        for row in self._rows(wanted):
-            if self.made[row["sha256"]] is None:
-                self.made[row["sha256"]] = self._stored(row)
+        places = list(dict.fromkeys(self._places(wanted)))
+        bodies = storage.in_parallel(_stored, places)
+        for (name, *_), body in zip(places, bodies, strict=True):
+            if self.made[name] is None:
+                self.made[name] = self.show(body)
         return {name: uri for name in names if name and (uri := self.made[name])}
 
-    def _rows(self, wanted: list[str]) -> Iterator[Table]:
+    def _places(self, wanted: list[str]) -> Iterator[Place]:
         columns = ["sha256", "tar", "offset", "length"]
-        for stage in self.stores if wanted else ():
-            for file in sorted((stage.folder / "index").glob("*.parquet")):
-                rows = storage.read_table(file, columns, filters=[("sha256", "in", wanted)])
-                yield from (row | {"store": stage.folder} for row in rows.to_pylist())
 
-    def _stored(self, row: Mapping[str, Any]) -> str | None:
-        try:
-            body = read_image(row["store"], row["tar"], row["offset"], row["length"])
-        except (OSError, EOFError):  # the store may have been moved away since
-            self.skipped += 1
-            return None
-        return self.show(body)
+        def read(file: Location) -> pa.Table:
+            return storage.read_table(file, columns, filters=[("sha256", "in", wanted)])
+
+        for stage in self.stores if wanted else ():
+            for rows in storage.in_parallel(read, ledger.part_files(stage.folder, "index")):
+                for name, *place in zip(*(rows[c].to_pylist() for c in columns), strict=True):
+                    yield name, stage.folder, *place
 
     def show(self, body: bytes) -> str | None:
         """The data URI of a thumbnail, or None, counted in `skipped`."""
@@ -295,6 +324,15 @@ class Pictures:
             return None
         self.room -= len(small)
         return "data:image/jpeg;base64," + base64.b64encode(small).decode()
+
+
+def _stored(place: Place) -> bytes:
+    """The bytes of a stored image; none if the store was moved away since."""
+    _, store, tar, offset, length = place
+    try:
+        return read_image(store, tar, offset, length)
+    except (OSError, EOFError):
+        return b""
 
 
 def _thumbnail(body: bytes) -> bytes:
@@ -313,7 +351,7 @@ class Documents:
 
     def __init__(self, stages: Sequence[Stage]) -> None:
         self._stages = stages
-        last = [stage for stage in stages if (stage.folder / "documents").is_dir()][-1:]
+        last = [stage for stage in stages if "documents" in stage.about["holds"]][-1:]
         tables = [table for stage in last for table in stage.tables("documents")]
         self.table = pa.concat_tables([schema.DOCUMENT.empty_table(), *tables])
 
@@ -409,9 +447,10 @@ def _clip(text: str | None, limit: int = CHARACTERS) -> str | None:
 # Packed sequences
 
 
-def _packed_samples(run: Path, firsts: Mapping[str, int], pictures: Pictures) -> dict[str, Table]:
+def _packed_samples(
+    shards: Shards, firsts: Mapping[str, int], pictures: Pictures
+) -> dict[str, Table]:
     """The first sequence of each corpus in the mixture, as the trainer reads it."""
-    shards = open_shards(run / "shards")
     seq_len = shards.manifest["seq_len"]
     return {
         name: _packed_sample(shards[position], seq_len, pictures)
@@ -476,8 +515,9 @@ def _drop_groups(stage: Stage) -> list[Table]:
 def _drop_samples(stage: Stage) -> dict[str, list[Table]]:
     """The records with content whose hashed ids are smallest, by reason."""
     best: dict[str, list[Table]] = {}
-    for file in sorted((stage.folder / "ledger").glob("*.parquet")):
-        rows = sorted(_with_content(storage.read_table(file)).to_pylist(), key=_by_reason)
+    files = ledger.part_files(stage.folder, "ledger")
+    for drops in storage.in_parallel(lambda f: _with_content(storage.read_table(f)), files):
+        rows = sorted(drops.to_pylist(), key=_by_reason)
         for reason, group in groupby(rows, key=lambda row: row["reason"]):
             # A pair that is dropped for its image has two rows: the document's comes first.
             single = {row["id"]: row for row in reversed([*best.get(reason, []), *group])}
@@ -513,7 +553,7 @@ def _drop_row(row: Table) -> Table:
 
 
 def _plots(
-    run: Path, documents: Mapping[str, Documents], mix: Table | None
+    shards: Shards | None, documents: Mapping[str, Documents], mix: Table | None
 ) -> list[tuple[str, list[Table]]]:
     """Histograms by what they count; one for each corpus that has values."""
     scores: list[Table] = []
@@ -527,21 +567,21 @@ def _plots(
         ("Words per document", _histograms(words)),
         ("Shorter side of images, pixels", _histograms(sides)),
     ]
-    if mix:
+    if shards and mix:
         binned, edges = mix["histograms"], mix["histograms"]["token_edges"]
         images = list(range(mix["max_images"] + 2))
         groups += [
-            ("Tokens per document in the mixture", _histograms(_document_tokens(run))),
+            ("Tokens per document in the mixture", _histograms(_document_tokens(shards))),
             ("Tokens per sequence", [_bars(n, c, edges) for n, c in binned["tokens"].items()]),
             ("Images per sequence", [_bars(n, c, images) for n, c in binned["images"].items()]),
         ]
     return [(title, plots) for title, plots in groups if plots]
 
 
-def _document_tokens(run: Path) -> dict[str, NDArray[np.int64]]:
+def _document_tokens(shards: Shards) -> dict[str, NDArray[np.int64]]:
     """Tokens of each document, its pieces added up, in the first shards."""
     sums: dict[str, Counter[str]] = {}
-    for file in sorted((run / "shards").glob("*.parquet"))[:PARTS_READ]:
+    for file in _indexes(shards)[:PARTS_READ]:
         rows = storage.read_table(file, ["corpus", "documents", "segments"])
         for row in rows.filter(rows["segments"].is_valid()).to_pylist():
             mine = sums.setdefault(row["corpus"], Counter())
@@ -689,13 +729,12 @@ def _envelope(line: NDArray[np.float64]) -> Iterator[tuple[float, float]]:
             yield start + 1, float(value)
 
 
-def _training(file: Path) -> Table | None:
+def _training(file: Location) -> Table | None:
     """The training curve, if the run was trained on: nats a target by step."""
-    if not file.is_file():
+    try:
+        lines = [json.loads(line) for line in storage.read_bytes(file).splitlines()]
+    except FileNotFoundError:
         return None
-    # A run that is still being written may end in half a line.
-    text = file.read_text(encoding="utf-8")
-    lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
     series = {
         key: [(line["step"], line[key]) for line in lines if np.isfinite(line.get(key, np.nan))]
         for key in ("loss", "held_out_loss")
@@ -744,10 +783,15 @@ def _percent(share: float) -> str:
     return f"{share * 100:.1f} %"
 
 
+def _money(dollars: float) -> str:
+    return f"${dollars:,.2f}" if dollars >= 1 else f"${dollars:.2g}"
+
+
 FORMATS: dict[str, Callable[..., Any]] = {
     "number": "{:,}".format,
     "percent": _percent,
     "bytes": _bytes,
+    "money": _money,
     "clip": _clip,
     "link": safe_link,
 }

@@ -4,9 +4,8 @@ Shards are described from their manifest and indexes, without opening a tar.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,34 +13,44 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shards import ledger, schema, storage
-from shards.loader import read_manifest
+from shards.loader import open_shards, shards_folder
+from shards.storage import Location
 from shards.tar import MANIFEST, TOTALS
 
 TOKEN_BINS = 16
 
 
-def describe(path: str | Path) -> dict[str, Any]:
-    """A summary of what `path` holds; its "kind" is "shards", "run" or "documents".
+def describe(place: str | Location) -> dict[str, Any]:
+    """A summary of what is at `place`; its "kind" is "shards", "run" or "documents".
 
     Raises:
-        FileNotFoundError: `path` holds none of them.
+        FileNotFoundError: none of them is there.
         ShardError: a manifest cannot be read.
     """
-    path = Path(path)
-    if (path / MANIFEST).is_file():
-        return describe_shards(path)
-    if path.is_file() or any(path.glob("*.parquet")):
-        return describe_documents(path)
-    if any(ledger.stage_folders(path)):
-        return describe_run(path)
+    place = storage.location(place)
+    if storage.exists(place):
+        return describe_documents([place])
+    if storage.exists(shards_folder(place) / MANIFEST):
+        return describe_shards(place)
+    if storage.exists(place / ledger.RUN_FILE):
+        return describe_run(place)
+    if files := _document_files(place):
+        return describe_documents(files)
     raise FileNotFoundError(
-        f"{path} has no {MANIFEST}, no finished stage and no Parquet file: give a folder of "
-        "shards, a run or a file of documents"
+        f"{place} has no {MANIFEST}, no {ledger.RUN_FILE} and no Parquet file: give a folder of "
+        "shards, a run, a stage or a file of documents"
     )
 
 
-def describe_shards(root: Path) -> dict[str, Any]:
-    """The mixture that shards hold.
+def _document_files(folder: Location) -> list[Location]:
+    """What a finished stage kept, or the Parquet files of any folder."""
+    if about := ledger.about(folder):
+        return ledger.part_files(folder / about["folder"], "documents")
+    return storage.files(folder, ".parquet")
+
+
+def describe_shards(place: str | Location) -> dict[str, Any]:
+    """The mixture that the shards of a run or a folder hold.
 
     "corpora" has, for each corpus, `weight` (its requested share of sequences), the count and
     achieved share of sequences, tokens, images and documents, and `fill`, the part of its
@@ -49,8 +58,10 @@ def describe_shards(root: Path) -> dict[str, Any]:
     of one), tokens and images. In "histograms", `tokens` counts sequences in equal bins from 0 to
     `seq_len` by corpus, and `images` those with 0, 1, ... `max_images` images.
     """
-    manifest = read_manifest(root)
-    indexes = [_read_index(root, shard["name"]) for shard in manifest["shards"]]
+    shards = open_shards(place)
+    manifest = shards.manifest
+    files = [shards.root / shard["name"] for shard in manifest["shards"]]
+    indexes = storage.in_parallel(_read_index, files)
     segments = pa.concat_tables([_segment_sums(index) for index in indexes])
     sequences = pa.concat_tables([i.select(["corpus", "tokens", "images"]) for i in indexes])
     settings = ("seq_len", "image_tokens", "max_images", "tokenizer", "seed", "stopped_by")
@@ -67,10 +78,10 @@ def describe_shards(root: Path) -> dict[str, Any]:
     }
 
 
-def _read_index(root: Path, name: str) -> pa.Table:
-    """The rows of an index that stand for sequences; ids, most of its bytes, are not read."""
+def _read_index(tar: Location) -> pa.Table:
+    """The rows of a tar's index that stand for sequences; ids, most of its bytes, are not read."""
     columns = ["corpus", "tokens", "images", "segments"]
-    index = storage.read_table((root / name).with_suffix(".parquet"), columns)
+    index = storage.read_table(tar.with_suffix(".parquet"), columns)
     return index.filter(index["tokens"].is_valid()).combine_chunks()
 
 
@@ -141,25 +152,21 @@ def _histograms(sequences: pa.Table, seq_len: int, max_images: int) -> dict[str,
     return result
 
 
-def describe_run(path: Path) -> dict[str, Any]:
+def describe_run(run: Location) -> dict[str, Any]:
     """What each finished stage of a run read, kept, dropped and failed on, and its shards."""
-    stages = [
-        {"stage": name, **asdict(ledger.read_counts(folder))}
-        for name, folder in ledger.stage_folders(path)
-    ]
-    mixed = path / "shards"
-    shards = describe_shards(mixed) if (mixed / MANIFEST).is_file() else None
+    folders = dict(ledger.stage_folders(run))
+    counts = storage.in_parallel(ledger.read_counts, folders.values())
+    stages = [{"stage": name, **asdict(c)} for name, c in zip(folders, counts, strict=True)]
+    shards = describe_shards(folders["shards"]) if "shards" in folders else None
     return {"kind": "run", "stages": stages, "shards": shards}
 
 
-def describe_documents(path: str | Path) -> dict[str, Any]:
-    """Counts over a Parquet file, or a folder of them, of `schema.DOCUMENT`.
+def describe_documents(files: Sequence[Location]) -> dict[str, Any]:
+    """Counts over Parquet files of `schema.DOCUMENT`.
 
     Raises:
         ValueError: a file is not Parquet, or has no documents' columns.
     """
-    path = Path(path)
-    files = [path] if path.is_file() else sorted(path.glob("*.parquet"))
     counts: Counter[str] = Counter()
     groups = {column: Counter[str]() for column in ("source", "licence", "language")}
     scores: dict[str, list[np.ndarray]] = {}
@@ -178,7 +185,7 @@ def describe_documents(path: str | Path) -> dict[str, Any]:
     }
 
 
-def _read_documents(file: Path) -> pa.Table:
+def _read_documents(file: Location) -> pa.Table:
     columns = ["parts", "source", "licence", "language", "scores"]
     missing = set(columns) - set(storage.read_schema(file).names)
     if missing:

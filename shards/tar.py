@@ -8,12 +8,12 @@ import json
 import tarfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from shards import storage
+from shards.storage import Location
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -119,7 +119,7 @@ def _index_segment(segment: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_shard(
-    tar_path: Path, sequences: Iterable[tuple[int, dict[str, Any]]], image_bytes: ReadImages
+    place: Location, sequences: Iterable[tuple[int, dict[str, Any]]], image_bytes: ReadImages
 ) -> ShardInfo:
     """Writes a tar and, beside it, its index (same name, `.parquet`); reads nothing back.
 
@@ -130,20 +130,20 @@ def write_shard(
         ValueError: there is no sequence, positions are not contiguous, or an image is missing.
     """
     rows: list[dict[str, Any]] = []
-    with storage.atomic_path(tar_path) as aside, aside.open("wb") as file:
+    with storage.atomic_path(place) as aside, aside.open("wb") as file:
         out = storage.HashingWriter(file)
         for position, row in sequences:
             if rows and position != rows[-1]["position"] + 1:
                 raise ValueError(f"position {position} follows {rows[-1]['position']}")
             rows += _write_sequence(out, position, row, image_bytes)
         if not rows:
-            raise ValueError(f"no sequences for {tar_path.name}")
+            raise ValueError(f"no sequences for {place.name}")
         _write_end(out)
         index = pa.Table.from_pylist(rows, schema=INDEX)
-        index_sha256 = storage.write_table(tar_path.with_suffix(".parquet"), index)
+        index_sha256 = storage.write_table(place.with_suffix(".parquet"), index)
     first, last = rows[0]["position"], rows[-1]["position"]
     size, sha256, sums = out.length, out.sha256(), totals(index)
-    return ShardInfo(tar_path.name, first, last - first + 1, size, sha256, index_sha256, sums)
+    return ShardInfo(place.name, first, last - first + 1, size, sha256, index_sha256, sums)
 
 
 def _write_sequence(

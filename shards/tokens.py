@@ -1,5 +1,6 @@
 """Counting tokens and cutting texts by tokens, with the bundled vocabulary or any other."""
 
+import hashlib
 from bisect import bisect_right
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from shards import storage
+from shards.storage import Location
 
 # Ids of the special tokens in the bundled vocabulary.
 EOS, IMAGE, PAD = 0, 1, 2
@@ -16,22 +18,24 @@ BUNDLED = "mixwright-8k"
 FOLDER = Path(__file__).parent / "tokenizer"
 
 
-def _path(name: str) -> Path:
-    path = FOLDER / f"{name}.json" if name == BUNDLED else Path(name)
-    if not path.is_file():
+def _read(name: str | Location) -> bytes:
+    bundled = str(name) == BUNDLED
+    try:
+        return storage.read_bytes(FOLDER / f"{name}.json" if bundled else storage.location(name))
+    except (FileNotFoundError, IsADirectoryError) as error:
         raise FileNotFoundError(
-            f"there is no tokenizer {name!r}: give {BUNDLED!r} or the path of a tokenizer.json"
-        )
-    return path
+            f"there is no tokenizer {str(name)!r}: give {BUNDLED!r} or the place of a "
+            "tokenizer.json"
+        ) from error
 
 
-def load_tokenizer(name: str = BUNDLED) -> Tokenizer:
-    """The bundled tokenizer, or the one in the `tokenizer.json` at path `name`.
+def load_tokenizer(name: str | Location = BUNDLED) -> Tokenizer:
+    """The bundled tokenizer, or the one in the `tokenizer.json` at the location `name`.
 
     Raises:
         FileNotFoundError: `name` is neither.
     """
-    tokenizer = Tokenizer.from_str(_path(name).read_text(encoding="utf-8"))
+    tokenizer = Tokenizer.from_str(_read(name).decode())
     # A page that says "<image>" must not become an image: only we place special tokens.
     tokenizer.encode_special_tokens = True
     tokenizer.no_truncation()
@@ -39,9 +43,9 @@ def load_tokenizer(name: str = BUNDLED) -> Tokenizer:
     return tokenizer
 
 
-def tokenizer_identity(name: str = BUNDLED) -> dict[str, str]:
+def tokenizer_identity(name: str | Location = BUNDLED) -> dict[str, str]:
     """What a manifest says of the tokenizer: {"name", "sha256" of its JSON}."""
-    return {"name": name, "sha256": storage.sha256_file(_path(name))}
+    return {"name": str(name), "sha256": hashlib.sha256(_read(name)).hexdigest()}
 
 
 def count_tokens(tokenizer: Tokenizer, texts: list[str]) -> np.ndarray:

@@ -3,8 +3,11 @@
 import hashlib
 import io
 import json
+import shutil
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,7 +19,8 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from shards import storage, tokens
-from shards.loader import ShardError, read_manifest
+from shards.loader import UNREACHABLE, ShardError, open_shards
+from shards.storage import Location
 from shards.tar import INDEX, MANIFEST, add_totals, index_columns, totals
 
 LIMIT = 100
@@ -56,30 +60,38 @@ def tokenizer_of(manifest: Mapping[str, Any]) -> Tokenizer | None:
 
 
 def verify(
-    path: str | Path, *, images: bool = True, progress: Callable[[int, int], None] | None = None
+    place: str | Location,
+    *,
+    images: bool = True,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Problem]:
-    """All that is wrong with the shards in a folder, up to 100 problems; none means sound.
+    """All that is wrong with the shards of a run or a folder, up to 100; none means sound.
 
-    Reads every byte. Checked are: sizes and sha256 of tars and indexes; that an index tells where
-    plain `tarfile` finds each member; that positions run on without a gap; the sums of tokens and
-    images in each sequence, texts counted again where `tokenizer_of` finds the tokenizer; with
-    `images`, that each image decodes and, unless the manifest says that images were resized, has
-    the sha256 it is named by; that every prefix of the mixture has each corpus within one
-    sequence of its weight; and the manifest's totals.
+    Reads every byte, of an object store's tars once and from front to back. Checked are: sizes
+    and sha256 of tars and indexes; that an index tells where plain `tarfile` finds each member;
+    that positions run on without a gap; the sums of tokens and images in each sequence, texts
+    counted again where `tokenizer_of` finds the tokenizer; with `images`, that each image decodes
+    and, unless the manifest says that images were resized, has the sha256 it is named by; that
+    every prefix of the mixture has each corpus within one sequence of its weight; and the
+    manifest's totals.
 
     `progress` is told (shards done, shards in all).
+
+    Raises:
+        PermissionError, ConnectionError, TimeoutError: the store cannot be reached.
     """
-    return list(islice(_problems(Path(path), images, progress), LIMIT))
+    return list(islice(_problems(place, images, progress), LIMIT))
 
 
 def _problems(
-    root: Path, images: bool, progress: Callable[[int, int], None] | None
+    place: str | Location, images: bool, progress: Callable[[int, int], None] | None
 ) -> Iterator[Problem]:
     try:
-        manifest = read_manifest(root)
+        opened = open_shards(place)
     except ShardError as error:
         yield Problem(MANIFEST, None, str(error))
         return
+    root, manifest = opened.root, opened.manifest
     rules = _Rules(manifest, tokenizer_of(manifest), images)
     shards = manifest["shards"]
     yield from _folder_problems(root, shards)
@@ -94,7 +106,7 @@ def _problems(
     yield from _mixture_problems(manifest, [index for index in indexes if index is not None])
 
 
-def _folder_problems(root: Path, shards: list[dict[str, Any]]) -> Iterator[Problem]:
+def _folder_problems(root: Location, shards: list[dict[str, Any]]) -> Iterator[Problem]:
     """Shards whose numbers or first positions leave a gap, and tars that nobody names."""
     position = 0
     for number, shard in enumerate(shards):
@@ -104,16 +116,18 @@ def _folder_problems(root: Path, shards: list[dict[str, Any]]) -> Iterator[Probl
             what = f"begins at position {shard['first']}, the shards before it end at {position}"
             yield Problem(shard["name"], None, what)
         position = shard["first"] + shard["sequences"]
-    for path in sorted(root.glob("*.tar")):
+    for path in storage.files(root, ".tar"):
         if path.name not in {shard["name"] for shard in shards}:
             yield Problem(path.name, None, f"is not in {MANIFEST}")
 
 
-def _read_index(root: Path, shard: dict[str, Any]) -> tuple[pa.Table | None, list[Problem]]:
+def _read_index(root: Location, shard: dict[str, Any]) -> tuple[pa.Table | None, list[Problem]]:
     path = (root / shard["name"]).with_suffix(".parquet")
     try:
         sha256 = storage.sha256_file(path)
         table = storage.read_table(path).cast(INDEX)
+    except UNREACHABLE:
+        raise
     except (OSError, ValueError) as error:
         return None, [Problem(path.name, None, f"cannot be read: {error}")]
     if sha256 != shard["index_sha256"]:
@@ -122,12 +136,32 @@ def _read_index(root: Path, shard: dict[str, Any]) -> tuple[pa.Table | None, lis
 
 
 def _shard_problems(
-    root: Path, shard: dict[str, Any], index: pa.Table | None, rules: _Rules
+    root: Location, shard: dict[str, Any], index: pa.Table | None, rules: _Rules
 ) -> Iterator[Problem]:
-    path = root / shard["name"]
-    if not path.is_file():
-        yield Problem(path.name, None, "is missing")
+    place = root / shard["name"]
+    if not storage.exists(place):
+        yield Problem(place.name, None, "is missing")
         return
+    with _on_disk(place) as path:
+        yield from _tar_problems(path, shard, index, rules)
+
+
+@contextmanager
+def _on_disk(place: Location) -> Iterator[Path]:
+    """A file as a local one: of a store's, a copy, because each member is read by itself."""
+    if isinstance(place, Path):
+        yield place
+        return
+    with tempfile.TemporaryDirectory(prefix="mixwright-") as folder:
+        copy = Path(folder, place.name)
+        with storage.open_stream(place) as stream, copy.open("wb") as file:
+            shutil.copyfileobj(stream, file, storage.BLOCK)
+        yield copy
+
+
+def _tar_problems(
+    path: Path, shard: dict[str, Any], index: pa.Table | None, rules: _Rules
+) -> Iterator[Problem]:
     yield from _file_problems(path, shard)
     members, error = _tar_members(path)
     if error is not None:

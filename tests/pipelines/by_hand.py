@@ -1,6 +1,7 @@
 """Stages in the small: their input is written by hand and their graph runs in this process."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import apache_beam as beam
@@ -9,7 +10,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.stage import Place, Stage
 from shards import ledger, schema
-from shards.storage import read_json, read_table, write_json
+from shards.storage import names, read_table
 
 
 def source(name: str) -> Stage:
@@ -18,28 +19,36 @@ def source(name: str) -> Stage:
 
 
 def write_stage(folder: Path, parts: Sequence[pa.Table]) -> Path:
-    """The folder of a finished stage that kept these documents."""
+    """The output folder of a finished stage that kept these documents."""
+    out = folder / "out"
     for number, documents in enumerate(parts):
         counts = {"document": documents.num_rows}
         nothing = schema.DROP.empty_table()
-        ledger.write_part(folder, number, documents, nothing, read=counts, kept=counts)
-    write_json(folder / ledger.STAGE_FILE, {"parts": len(parts)})
-    return folder
+        ledger.write_part(out, number, documents, nothing, read=counts, kept=counts)
+    return _committed(out, len(parts))
+
+
+def _committed(out: Path, parts: int) -> Path:
+    about = {"folder": out.name, "parts": parts, "holds": names(out)}
+    counts = asdict(ledger.sum_counts(out, parts))
+    ledger.commit(out.parent, about | {"counts": counts})
+    return out
 
 
 def run_stage(
     stage: Stage, out: Path, inputs: Sequence[Path], lookups: Sequence[Path] = ()
 ) -> Place:
-    """Run one stage's graph, into `out`."""
+    """Run one stage's graph, into a folder of `out`, and commit it."""
     if stage.parts:
         count = stage.parts(inputs or lookups)
     else:
-        count = read_json(inputs[0] / ledger.STAGE_FILE)["parts"]
-    place = Place(stage.name, out.parent, out, tuple(inputs), tuple(lookups), count)
+        count = ledger.part_count(inputs[0])
+    place = Place(stage.name, out.parent, out / "out", tuple(inputs), tuple(lookups), count)
     with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as pipeline:
         stage.build(pipeline | beam.Create(range(count)), place)
     if stage.finish:
         stage.finish(place)
+    _committed(out / "out", count)
     return place
 
 

@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -10,12 +11,13 @@ from pipelines.recipe import stages_of
 from pipelines.run import execute
 from pipelines.runners import pipeline_options
 from pipelines.site import Site
+from pipelines.status import begin
 
 SAMPLE = Path(__file__).parent.parent / "data" / "sample"
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 
 
-def small_recipe(path: Path, out: Path, given: Path, site: Site, **runner: int) -> Path:
+def small_recipe(path: Path, out: Path | str, given: Path, site: Site, **runner: Any) -> Path:
     """The demo's recipe on the small input, written to `path`."""
     tree = yaml.safe_load((CONFIGS / "demo.yaml").read_text())
     tree["out"] = str(out)
@@ -33,11 +35,13 @@ def small_recipe(path: Path, out: Path, given: Path, site: Site, **runner: int) 
 def run_quietly(recipe: Recipe) -> list[str]:
     """Run a recipe; returns the names of the stages that ran."""
     ran: list[str] = []
+    stages = stages_of(recipe)
+    begin(recipe.out, [stage.name for stage in stages], recipe.runner.engine, {})
     execute(
         recipe.out,
-        stages_of(recipe),
-        pipeline_options(recipe.runner),
+        stages,
+        pipeline_options(recipe),
         watch=lambda places: nullcontext(),
-        done=lambda name, counts, seconds: ran.append(name),
+        done=lambda name, counts, metrics: ran.append(name),
     )
     return ran

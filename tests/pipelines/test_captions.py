@@ -13,6 +13,7 @@ from configs.reading import ConfigError
 from pipelines import captions
 from pipelines.config import Tables
 from shards import schema
+from shards.stores.options import StorageOptions
 
 TABLES = Tables(files=["urls.parquet"], source="stamps", licence="licence")
 ROWS = [
@@ -70,7 +71,7 @@ def test_a_missing_column_is_named_with_those_that_exist(changes: dict[str, str]
 
 def load_all(path: Path, size: int) -> list[dict[str, Any]]:
     """All rows of a file, read slice by slice."""
-    slices = captions._slices(str(path), size)
+    slices = captions._slices([path], size)
     assert all(rows <= size for _, _, rows in slices)
     return [row for piece in slices for row in captions._load(*piece).to_pylist()]
 
@@ -101,10 +102,10 @@ def test_a_broken_line_of_a_tsv_costs_that_line_only(tmp_path: Path):
     path = tmp_path / "urls.tsv"
     lines = [b"url\tcaption", b"http://a.example/0.jpg", b"", b"http://a.example/2.jpg\tA\tB"]
     path.write_bytes(b"\r\n".join([*lines, b"http://a.example/3.jpg\tGr\xfc\xdfe"]))
-    ((file, first, rows),) = captions._slices(str(path), 100)
-    tables = Tables(files=[file])
+    ((file, first, rows),) = captions._slices([path], 100)
+    tables = Tables(files=[str(file)])
     documents, drops = captions.pairs(
-        captions._load(file, first, rows), tables, file=file, first=first
+        captions._load(file, first, rows), tables, file=str(file), first=first
     )
     assert drops["reason"].to_pylist() == ["no_caption", "no_url"]
     assert schema.texts(documents) == ["A", "Gr��e"]
@@ -115,7 +116,7 @@ def test_a_table_without_rows_has_no_slices(tmp_path: Path):
     write_tsv(tmp_path / "urls.tsv", [])
     (tmp_path / "nothing.tsv").touch()
     for name in ("urls.parquet", "urls.tsv", "nothing.tsv"):
-        assert captions._slices(str(tmp_path / name), 10) == []
+        assert captions._slices([tmp_path / name], 10) == []
 
 
 def test_the_read_stage_writes_one_part_a_slice(tmp_path: Path):
@@ -123,8 +124,12 @@ def test_the_read_stage_writes_one_part_a_slice(tmp_path: Path):
     write_tsv(tmp_path / "more.tsv", ROWS[:2])
     files = [str(tmp_path / "urls.parquet"), str(tmp_path / "more.tsv")]
     tables = TABLES.model_copy(update={"files": files, "rows_per_part": 3})
-    stage = captions.read_stage("captions/read", tables)
+    stage = captions.read_stage("captions/read", tables, StorageOptions())
     assert stage.parts(()) == 4
-    assert stage.files == tuple(files)
+    assert [str(file) for file in stage.files] == files
     with pytest.raises(ConfigError, match=r"corpora.captions.read.files: no file matches"):
-        captions.read_stage("captions/read", TABLES.model_copy(update={"files": ["/none/*"]}))
+        captions.read_stage(
+            "captions/read",
+            TABLES.model_copy(update={"files": ["/none/*"]}),
+            StorageOptions(),
+        )

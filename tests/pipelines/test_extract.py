@@ -49,7 +49,8 @@ BODIES = [b"<p>zero</p>", b"<p>one</p>", b"<p>two</p>"]
 def test_a_warc_gives_its_pages_and_where_they_start(gz, tmp_path):
     path = tmp_path / "x.warc"
     path.write_bytes(warc(BODIES, gz=gz))
-    pages = list(extract.read_warc(path))
+    with path.open("rb") as stream:
+        pages = list(extract.read_warc(stream))
     assert [p.url for p in pages] == [f"http://site.example/{n}" for n in range(3)]
     assert [p.body for p in pages] == BODIES
     assert {(p.status, p.content_type, p.charset) for p in pages} == {(200, "text/html", "utf-8")}

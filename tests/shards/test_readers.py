@@ -11,7 +11,7 @@ import pytest
 import webdataset
 
 from shards import tar
-from shards.loader import Sequence, open_shards
+from shards.loader import Sequence, open_shards, shards_folder
 
 if TYPE_CHECKING:
     from pipelines.config import Recipe
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def folder(small_run: "Recipe") -> Path:
-    return small_run.out / "shards"
+    return shards_folder(small_run.out / "shards")
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,11 @@ from PIL import Image
 from shards import images, ledger, report, schema, statistics, storage
 from tests.shards.browser import visit
 from tests.shards.conftest import WEIGHTS, Mixture
+from tests.shards.stages import finish, folder_of
 
 EVIL = '"><script>alert("x")</script><img src=x onerror=alert(1)>'
 EVIL_URLS = ["javascript:alert(1)", "data:text/html,<script>alert(2)</script>", "//evil.example/"]
+TAR = "store/host-00000.tar"
 GOOD_URL = "https://pictures.example/ok.png?a=1&b=2"
 REASONS = {"caption_too_short": 3, "caption_boilerplate": 1}
 
@@ -32,26 +34,14 @@ def png(number: int) -> bytes:
     return out.getvalue()
 
 
-def finish(run: Path, name: str, order: int, config: Any = None) -> None:
-    about = {"stage": name, "order": order, "fingerprint": "f" * 64, "parts": 1}
-    pieces = {"config": config, "code": "c" * 64, "inputs": {}}
-    storage.write_json(run / name / ledger.STAGE_FILE, about | {"pieces": pieces})
-    storage.write_json(run / name / "seconds.json", {"seconds": 1.5})
-
-
 def write_stage(
-    run: Path,
-    name: str,
-    order: int,
-    kept: pa.Table,
-    drops: list[dict[str, Any]],
-    config: Any = None,
+    run: Path, name: str, kept: pa.Table, drops: list[dict[str, Any]], config: Any = None
 ) -> None:
     read = {"document": kept.num_rows + len(drops)}
     rows = pa.Table.from_pylist(drops, schema=schema.DROP)
     counts = {"document": kept.num_rows}
-    ledger.write_part(run / name, 0, kept, rows, read=read, kept=counts)
-    finish(run, name, order, config)
+    ledger.write_part(folder_of(run, name), 0, kept, rows, read=read, kept=counts)
+    finish(run, name, config=config)
 
 
 def pair(number: int, url: str, text: str, sha256: str | None, score: float) -> dict[str, Any]:
@@ -63,14 +53,14 @@ def pair(number: int, url: str, text: str, sha256: str | None, score: float) -> 
 @pytest.fixture
 def run(folder: Path) -> Path:
     """A run with two corpora, hostile documents and the shards of `folder`."""
-    run = folder.parent
+    run = folder.parent / "run"
     bodies = [png(number) for number in range(5)]
     names = [hashlib.sha256(body).hexdigest() for body in bodies]
     urls = [*EVIL_URLS, GOOD_URL, "http://pictures.example/4.png"]
-    tar = "captions/download/store/host-00000.tar"
+    download = folder_of(run, "captions/download")
     fetched = zip(urls, bodies, [None] * 5, strict=True)
-    index = images.store_images(fetched, run / tar, "store/host-00000.tar")
-    storage.write_table(run / "captions/download/index/part-00000.parquet", index)
+    index = images.store_images(fetched, download / TAR, TAR)
+    storage.write_table(download / "index" / "part-00000.parquet", index)
     pairs = schema.documents(
         pair(i, urls[i], EVIL if i == 0 else f"picture {i}", names[i], 0.1 * i) for i in range(5)
     )
@@ -79,17 +69,20 @@ def run(folder: Path) -> Path:
         | {"detail": EVIL}
         for i, reason in enumerate(r for r, n in REASONS.items() for _ in range(n))
     ]
-    write_stage(run, "captions/download", 0, pairs, lost)
+    write_stage(run, "captions/download", pairs, lost)
     spec = {"name": "image_similarity", "thresholds": {"min": 0.15}}
     low = [ledger.drop_row(row, "image_low_similarity") for row in pairs.to_pylist()[:2]]
-    write_stage(run, "captions/keep", 1, pairs.slice(2), low, [spec])
+    write_stage(run, "captions/keep", pairs.slice(2), low, [spec])
     page = schema.document(
         "web",
         EVIL_URLS[0],
         [schema.text_part(EVIL), schema.image_part(GOOD_URL, EVIL, names[3])],
         licence=EVIL,
     )
-    write_stage(run, "interleaved/extract", 2, schema.documents([page | {"language": EVIL}]), [])
+    write_stage(run, "interleaved/extract", schema.documents([page | {"language": EVIL}]), [])
+    (run / "shards").mkdir()
+    folder.rename(folder_of(run, "shards"))
+    finish(run, "shards")
     return run
 
 
@@ -130,18 +123,20 @@ class Page(HTMLParser):
 
 def test_counts_are_those_of_the_ledger(run: Path) -> None:
     page = Page(report.write_report(run))
-    counts = ledger.read_counts(run / "captions/download")
+    counts = ledger.read_counts(folder_of(run, "captions/download"))
     assert (counts.read["document"], counts.kept["document"]) == (9, 5)
-    assert page.row("downloaddocuments")[2:] == ["9", "5", "4", "0", "1.5", "✓ adds up"]
-    assert page.row("keepdocuments")[2:] == ["5", "3", "2", "0", "1.5", "✓ adds up"]
+    assert page.row("downloaddocuments")[2:] == ["9", "5", "4", "0", "✓ adds up"]
+    assert page.row("keepdocuments")[2:] == ["5", "3", "2", "0", "✓ adds up"]
     for reason, n in REASONS.items():
         assert f"{reason}{n}" in page.row("downloaddocuments")[1]
         assert f"{reason} {n} document" in " ".join(page.text.split())
 
 
 def test_an_account_that_does_not_add_up_is_shown(run: Path) -> None:
-    file = run / "captions/keep/counts/part-00000.json"
-    storage.write_json(file, storage.read_json(file) | {"read": {"document": 7}})
+    file = run / "captions/keep" / ledger.STAGE_FILE
+    about = storage.read_json(file)
+    about["counts"]["read"] = {"document": 7}
+    storage.write_json(file, about)
     assert Page(report.write_report(run)).row("keepdocuments")[-1] == "✗ 2 missing"
 
 
@@ -207,7 +202,7 @@ def test_the_first_sequence_of_each_corpus_is_shown_whole(run: Path, mixture: Mi
 
 
 def test_damaged_pictures_are_left_out_and_counted(run: Path) -> None:
-    tar = run / "captions/download/store/host-00000.tar"
+    tar = folder_of(run, "captions/download") / TAR
     tar.write_bytes(b"\0" * tar.stat().st_size)
     shown = "5 pictures could not be shown"
     assert shown in Page(report.write_report(run)).text
@@ -221,7 +216,7 @@ def test_pictures_stop_when_their_room_is_used_up() -> None:
     assert len(str(shown[0])) < 6000 * 4 / 3 + 100
 
 
-def test_training_curve_ignores_half_a_line(run: Path) -> None:
+def test_training_curve(run: Path) -> None:
     lines = [
         {"step": 0, "held_out_loss": 9.0},
         {"step": 10, "loss": 8.0, "tokens_per_second": 500.0},
@@ -230,7 +225,7 @@ def test_training_curve_ignores_half_a_line(run: Path) -> None:
     ]
     file = run / "train/metrics.jsonl"
     file.parent.mkdir()
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 3')
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     page = Page(report.write_report(run))
     assert "20 steps, 600 tokens a second" in page.text
     label = "Loss by step; training from 8.000 to 7.500; held-out from 9.000 to 7.750"
@@ -238,15 +233,41 @@ def test_training_curve_ignores_half_a_line(run: Path) -> None:
 
 
 def test_a_run_that_is_not_mixed_yet(tmp_path: Path) -> None:
-    write_stage(tmp_path, "text/extract", 0, schema.documents([]), [])
+    write_stage(tmp_path, "text/extract", schema.documents([]), [])
     page = Page(report.write_report(tmp_path))
     assert "has not been mixed yet" in page.text
     assert "Nothing was dropped" in page.text
 
 
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"run\.json"):
+        report.write_report(tmp_path)
+    storage.write_json(tmp_path / ledger.RUN_FILE, {"stages": ["text/extract"]})
     with pytest.raises(FileNotFoundError, match="no finished stage"):
         report.write_report(tmp_path)
+
+
+def test_time_by_stage(run: Path) -> None:
+    page = Page(report.write_report(run))
+    assert page.row("captions/download") == [
+        "captions/download",
+        "1.5",
+        "25.0 %",
+        "9 documents",
+        "6",
+    ]
+    assert page.row("shards") == ["shards", "1.5", "25.0 %", "", ""]
+    assert page.row("all stages") == ["all stages", "6.0", "100.0 %", "", ""]
+    assert "A core hour costs" not in page.text
+
+
+def test_cost_by_stage_where_the_run_has_a_price(run: Path) -> None:
+    about = storage.read_json(run / ledger.RUN_FILE)
+    storage.write_json(run / ledger.RUN_FILE, about | {"core_hour_price": 1200.0})
+    page = Page(report.write_report(run))
+    assert page.row("captions/download")[-1] == "$0.5"
+    assert page.row("all stages")[-1] == "$2.00"
+    assert "A core hour costs $1,200.00" in page.text
 
 
 @given(st.lists(st.integers(0, 10**7), min_size=1))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from shards import ledger, schema, statistics, storage
+from tests.shards.stages import finish, folder_of
 
 
 def test_what_shards_hold(folder: Path, mixture: Any) -> None:
@@ -106,18 +107,23 @@ def test_what_is_not_ours(tmp_path: Path) -> None:
 def test_what_a_run_did(tmp_path: Path, folder: Path) -> None:
     rows = schema.documents(documents())
     drops = ledger.drop_rows(rows, [None, None, "too_short"])
-    stage = tmp_path / "run" / "text" / "clean"
+    run = tmp_path / "run"
     sizes: dict[str, Any] = {"read": {"document": 3}, "kept": {"document": 2}}
-    ledger.write_part(stage, 0, rows.slice(0, 2), drops, **sizes)
-    storage.write_json(stage / ledger.STAGE_FILE, {"stage": "text/clean", "order": 0})
-    found = statistics.describe(tmp_path / "run")
+    ledger.write_part(folder_of(run, "text/clean"), 0, rows.slice(0, 2), drops, **sizes)
+    finish(run, "text/clean")
+    found = statistics.describe(run)
     assert found["kind"] == "run" and found["shards"] is None
     (line,) = found["stages"]
     assert line["stage"] == "text/clean" and line["kept"] == {"document": 2}
     assert line["dropped"] == {"document": {"too_short": 1}}
 
-    folder.rename(tmp_path / "run" / "shards")
-    assert statistics.describe(tmp_path / "run")["shards"]["sequences"] == 40
+    assert statistics.describe(run / "text/clean")["documents"] == 2
+
+    (run / "shards").mkdir()
+    folder.rename(folder_of(run, "shards"))
+    finish(run, "shards")
+    assert statistics.describe(run)["shards"]["sequences"] == 40
+    assert statistics.describe(run / "shards") == statistics.describe(folder_of(run, "shards"))
 
 
 def test_statistics_import_no_engine_and_no_model_library() -> None:

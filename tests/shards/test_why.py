@@ -11,6 +11,7 @@ import pytest
 from shards import ledger, schema, tar
 from shards.storage import read_table, write_json
 from shards.why import Answer, why
+from tests.shards.stages import finish, folder_of
 
 if TYPE_CHECKING:
     from pipelines.config import Recipe
@@ -27,21 +28,20 @@ def page(name: str, *images: str) -> dict[str, Any]:
 KEPT, SHORT, COPY, LEFT = page("kept", CAT, DOG), page("short"), page("copy"), page("left", CAT)
 
 
-def finish(folder: Path, name: str, order: int, inputs: dict[str, str]) -> None:
-    pieces = {"inputs": inputs}
-    write_json(folder / ledger.STAGE_FILE, {"stage": name, "order": order, "pieces": pieces})
-
-
 def write_stage(
-    run: Path, name: str, order: int, kept: list[dict[str, Any]], drops: list[dict[str, Any]]
+    run: Path,
+    name: str,
+    kept: list[dict[str, Any]],
+    drops: list[dict[str, Any]],
+    *inputs: str,
 ) -> None:
-    folder, documents = run / name, sum(drop["unit"] == "document" for drop in drops)
+    folder, documents = folder_of(run, name), sum(drop["unit"] == "document" for drop in drops)
     read = {"document": len(kept) + documents, "image": len(drops) - documents}
     rows = pa.Table.from_pylist(drops, schema=schema.DROP)
     ledger.write_part(
         folder, 0, schema.documents(kept), rows, read=read, kept={"document": len(kept)}
     )
-    finish(folder, name, order, {"before": "x"} if order else {})
+    finish(run, name, inputs=dict.fromkeys(inputs, "x"))
 
 
 def sequence(*documents: dict[str, Any]) -> dict[str, Any]:
@@ -61,11 +61,12 @@ def run(tmp_path: Path) -> Path:
         ledger.image_drop_row(d["id"], d["parts"][-1], "image_too_small", detail="8x8 png")
         for d in (KEPT, LEFT)
     ]
-    write_stage(tmp_path, "web/extract", 0, [KEPT, SHORT, COPY, LEFT], [])
-    write_stage(tmp_path, "web/filters", 1, [KEPT, COPY, LEFT], [short, *dogs])
-    write_stage(tmp_path, "web/dedupe", 2, [KEPT, LEFT], [copy])
+    write_stage(tmp_path, "web/extract", [KEPT, SHORT, COPY, LEFT], [])
+    write_stage(tmp_path, "web/filters", [KEPT, COPY, LEFT], [short, *dogs], "web/extract")
+    write_stage(tmp_path, "web/dedupe", [KEPT, LEFT], [copy], "web/filters")
     mixed = [(0, sequence(KEPT)), (1, sequence(page("other"), KEPT))]
-    info = tar.write_shard(tmp_path / "shards" / "mixwright-00000.tar", mixed, lambda parts: [])
+    shards = folder_of(tmp_path, "shards")
+    info = tar.write_shard(shards / "mixwright-00000.tar", mixed, lambda parts: [])
     manifest = tar.make_manifest(
         [info],
         seq_len=16,
@@ -76,8 +77,8 @@ def run(tmp_path: Path) -> Path:
         weights={"web": 1},
         stopped_by="captions",
     )
-    write_json(tmp_path / "shards" / tar.MANIFEST, manifest)
-    finish(tmp_path / "shards", "shards", 3, {"web/dedupe": "x"})
+    write_json(shards / tar.MANIFEST, manifest)
+    finish(tmp_path, "shards", inputs={"web/dedupe": "x"})
     return tmp_path
 
 
@@ -130,7 +131,7 @@ def test_what_a_run_never_saw_has_no_answer(run: Path):
 
 
 def test_before_the_shards_there_is_no_fate_yet(run: Path):
-    (run / "shards" / tar.MANIFEST).unlink()
+    (run / "shards" / ledger.STAGE_FILE).unlink()
     assert [a.outcome for a in why(run, KEPT["id"])] == ["read", "image dropped"]
 
 
@@ -139,7 +140,7 @@ def test_before_the_shards_there_is_no_fate_yet(run: Path):
 
 def kept_id(run: Path, corpus: str) -> str:
     """A document that the first shard with the corpus shows."""
-    for path in sorted((run / "shards").glob("*.parquet")):
+    for path in sorted(ledger.current(run / "shards").glob("*.parquet")):
         for row in read_table(path).to_pylist():
             if row["corpus"] == corpus and row["documents"]:
                 return str(row["documents"][0])
@@ -158,7 +159,7 @@ def test_a_kept_record_is_in_the_tar_and_at_the_position_that_why_says(
     assert places
     for place in places:
         name, position = str(place).split(", sequence ")
-        with tarfile.open(small_run.out / "shards" / name) as shard:
+        with tarfile.open(ledger.current(small_run.out / "shards") / name) as shard:
             member = shard.extractfile(f"{int(position):09d}.json")
             assert member is not None
             held = json.load(member)
@@ -193,8 +194,8 @@ def test_a_dropped_record_is_found_by_url_with_stage_and_reason(
 
 
 def test_every_document_that_was_read_has_one_fate(small_run: "Recipe"):
-    documents = small_run.out / "interleaved" / "extract" / "documents"
-    read = read_table(documents / "part-00000.parquet")
+    extracted = ledger.current(small_run.out / "interleaved" / "extract")
+    read = read_table(ledger.part_files(extracted, "documents")[0])
     for identity in read["id"].to_pylist():
         outcomes = {a.outcome for a in why(small_run.out, identity)} - {"read", "image dropped"}
         assert outcomes in ({"dropped"}, {"in the shards"}), identity

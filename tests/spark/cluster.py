@@ -1,0 +1,321 @@
+"""A standalone Spark cluster and Beam's job server for it, on loopback.
+
+`python tests/spark/cluster.py` starts one and tells how to run on it; tests use `cluster()`.
+Every port is one that the system chose, so several clusters can run side by side.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, MappingProxyType
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+POM = Path(__file__).with_name("pom.xml")
+TOOLS = ("java", "mvn")
+# What Spark reaches into and Java 17 keeps closed.
+OPENED = (
+    *(f"java.base/java.{name}" for name in ("lang", "lang.invoke", "io", "net", "nio", "util")),
+    *(f"java.base/java.util.concurrent{name}" for name in ("", ".atomic")),
+    *(f"java.base/sun.{name}" for name in ("nio.ch", "nio.cs", "security.action", "util.calendar")),
+)
+ADD_OPENS = tuple(f"--add-opens={package}=ALL-UNNAMED" for package in OPENED)
+# Beam's Python workers outlive a stage with --environment_cache_millis, and one that died stays in
+# its executor's cache: a task tried there again fails again. So let it be tried elsewhere, and let
+# the executor go after the stage. (Without a cache none of this is needed.) All nodes are one host
+# here, of which Spark would otherwise think badly too soon.
+TRY_ELSEWHERE = {
+    "spark.task.maxFailures": "10",
+    "spark.excludeOnFailure.enabled": "true",
+    "spark.excludeOnFailure.killExcludedExecutors": "true",
+    "spark.excludeOnFailure.stage.maxFailedTasksPerExecutor": "1",
+    "spark.excludeOnFailure.application.maxFailedTasksPerExecutor": "1",
+    "spark.excludeOnFailure.task.maxTaskAttemptsPerNode": "9",
+    "spark.excludeOnFailure.stage.maxFailedExecutorsPerNode": "100",
+    "spark.excludeOnFailure.application.maxFailedExecutorsPerNode": "100",
+}
+# Ports are read from the log, so Beam's job server has to log as Spark's own processes do.
+LOGGING = "-Dlog4j2.configurationFile=classpath:org/apache/spark/log4j2-defaults.properties"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A process at the head of its own group, and where it logs."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What is running: process ids, endpoints and logs."""
+
+    job_endpoint: str  # for Beam's --job_endpoint
+    files_to_stage: str  # for Beam's --files_to_stage: executors have all 300 MB of jars already
+    master_url: str  # for Beam's --spark_master_url
+    job_server: int
+    master: int
+    workers: tuple[int, ...]
+    logs: Path  # of every process; executors' are below work-N/
+
+    def executors(self) -> list[int]:
+        """Ids of the JVMs that run tasks at this moment; there are none between jobs."""
+        children = [child for pid in self.workers for child in _children(pid)]
+        return sorted(pid for pid, line in children if "CoarseGrainedExecutorBackend" in line)
+
+
+def missing_tools() -> list[str]:
+    """Which of Java and Maven are not on PATH."""
+    return [tool for tool in TOOLS if shutil.which(tool) is None]
+
+
+def jars() -> Path:
+    """The folder of Spark's and Beam's jars; the first call has Maven assemble it, in minutes.
+
+    It lies in $MIXWRIGHT_CACHE (~/.cache/mixwright), one for each content of pom.xml, and is there
+    as a whole or not at all.
+    """
+    cache = Path(os.environ.get("MIXWRIGHT_CACHE") or Path.home() / ".cache" / "mixwright")
+    home = cache / f"spark-{hashlib.sha256(POM.read_bytes()).hexdigest()[:12]}"
+    cache.mkdir(parents=True, exist_ok=True)
+    # Maven's own repository does not stand two downloads at a time.
+    with (cache / "spark.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not home.exists():
+            _assemble(home)
+    return home / "jars"
+
+
+def _assemble(home: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=home.parent, prefix=f"{home.name}.") as partial:
+        folder = Path(partial) / "spark"
+        goal = ["dependency:copy-dependencies", f"-DoutputDirectory={folder / 'jars'}"]
+        done = subprocess.run(["mvn", "-B", "-f", POM, *goal], capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"mvn {goal[0]} failed:\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
+        (folder / "RELEASE").touch()  # the mark of a Spark that is installed, not built in place
+        folder.rename(home)
+
+
+@contextmanager
+def cluster(
+    folder: Path,
+    workers: int = 2,
+    executor_memory: str = "512m",
+    settings: Mapping[str, str] = TRY_ELSEWHERE,
+) -> Iterator[Cluster]:
+    """A master, `workers` Spark workers of one core and a job server, until the block is left.
+
+    `folder` takes logs and shuffle files, `settings` are Spark properties of every job. A job takes
+    all workers, so a second one waits for the first. On leaving, by an exception or SIGTERM too,
+    all processes end.
+
+    Raises RuntimeError, with the end of the log, if one of them does not come up.
+    """
+    spark = _Spark(jars(), folder, executor_memory)
+    with _terminable(), ExitStack() as stack:
+
+        def start(name: str, command: Sequence[str], ready: str) -> tuple[Server, str]:
+            server = stack.enter_context(serve(name, command, folder, spark.environment()))
+            return server, _logged(server, ready)
+
+        master, url = start("master", spark.master(), r"Starting Spark master at (\S+)")
+        registered = f"Successfully registered with master ({re.escape(url)})"
+        nodes = [
+            start(f"worker-{n}", spark.worker(url, n), registered)[0] for n in range(1, workers + 1)
+        ]
+        beam, endpoint = start(
+            "job-server", spark.job_server(url, settings), r"JobService started on (\S+)"
+        )
+        pids = tuple(node.process.pid for node in nodes)
+        staged = str(spark.jars.parent / "RELEASE")
+        yield Cluster(endpoint, staged, url, beam.process.pid, master.process.pid, pids, folder)
+
+
+@dataclass(frozen=True)
+class _Spark:
+    """The command lines."""
+
+    jars: Path
+    folder: Path
+    executor_memory: str
+
+    def environment(self) -> dict[str, str]:
+        return {
+            "SPARK_HOME": str(self.jars.parent),
+            "SPARK_SCALA_VERSION": "2.12",
+            "SPARK_LOCAL_IP": "127.0.0.1",
+            "SPARK_LOCAL_DIRS": str(self.folder / "shuffle"),
+        }
+
+    def master(self) -> list[str]:
+        main = "org.apache.spark.deploy.master.Master"
+        return self._java("128m", main, "--host 127.0.0.1 --port 0 --webui-port 0".split())
+
+    def worker(self, master: str, number: int) -> list[str]:
+        main = "org.apache.spark.deploy.worker.Worker"
+        options = f"--host 127.0.0.1 --port 0 --webui-port 0 -c 1 -m {self.executor_memory}"
+        work = ["-d", str(self.folder / f"work-{number}")]
+        return self._java("128m", main, [master, *options.split(), *work])
+
+    def job_server(self, master: str, settings: Mapping[str, str]) -> list[str]:
+        main = "org.apache.beam.runners.spark.SparkJobServerDriver"
+        ports = "--job-port 0 --artifact-port 0 --expansion-port 0".split()
+        properties = {
+            "spark.driver.host": "127.0.0.1",
+            "spark.driver.bindAddress": "127.0.0.1",
+            "spark.executor.memory": self.executor_memory,
+            "spark.executor.extraJavaOptions": " ".join(ADD_OPENS),
+            "spark.ui.enabled": "false",
+            **settings,
+        }
+        options = [*ports, "--spark-master-url", master, "--artifacts-dir", str(self.folder)]
+        return self._java("512m", main, options, properties)
+
+    def _java(
+        self,
+        heap: str,
+        main: str,
+        options: Sequence[str],
+        properties: Mapping[str, str] = MappingProxyType({}),
+    ) -> list[str]:
+        given = [f"-D{name}={value}" for name, value in properties.items()]
+        small = [f"-Xmx{heap}", "-XX:+UseSerialGC"]
+        classes = ["-cp", f"{self.jars}/*", main]
+        return ["java", *small, *ADD_OPENS, LOGGING, *given, *classes, *options]
+
+
+@contextmanager
+def worker_pool(folder: Path) -> Iterator[str]:
+    """Beam's pool of external Python workers; the address is the --environment_config to give.
+
+    `folder` takes its log, and what the workers write there.
+    """
+    # The pool starts workers as plain `python`, in its own folder.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    main = [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main"]
+    command = [*main, "--service_port", "0"]
+    with _terminable(), serve("worker-pool", command, folder, {"PATH": path}) as server:
+        yield f"localhost:{_wait(server, lambda: _listening(server.process.pid))}"
+
+
+@contextmanager
+def serve(
+    name: str, command: Sequence[str], folder: Path, environment: Mapping[str, str]
+) -> Iterator[Server]:
+    """A process that ends, with all that it started, when the block is left."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / f"{name}.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield Server(name, process, log)
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(3)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _logged(server: Server, pattern: str) -> str:
+    """What the group of `pattern` matches in the log, once it is there."""
+
+    def look() -> str | None:
+        found = re.search(pattern, server.log.read_text(errors="replace"))
+        return found and found[1]
+
+    return _wait(server, look)
+
+
+def _wait(server: Server, look: Callable[[], str | None], seconds: float = 90) -> str:
+    """What `look` finds, as soon as it finds something."""
+    until = time.monotonic() + seconds
+    while (found := look()) is None:
+        if server.process.poll() is not None:
+            raise RuntimeError(_failure(server, f"ended with {server.process.returncode}"))
+        if time.monotonic() > until:
+            raise RuntimeError(_failure(server, f"is not ready after {seconds:.0f} s"))
+        time.sleep(0.1)
+    return found
+
+
+def _failure(server: Server, what: str) -> str:
+    lines = server.log.read_text(errors="replace").splitlines()[-20:]
+    return "\n".join([f"{server.name} {what}; the end of {server.log}:", *lines])
+
+
+def _listening(pid: int) -> str | None:
+    with suppress(psutil.NoSuchProcess):
+        for socket in psutil.Process(pid).net_connections("tcp"):
+            if socket.status == psutil.CONN_LISTEN:
+                return str(socket.laddr.port)
+    return None
+
+
+def _children(pid: int) -> list[tuple[int, str]]:
+    found = []
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(pid).children():
+            with suppress(psutil.NoSuchProcess):
+                found.append((child.pid, " ".join(child.cmdline())))
+    return found
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Makes SIGTERM unwind the stack, as Ctrl-C does; only the main thread can do so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def main() -> None:
+    """Keeps a cluster up until Ctrl-C."""
+    with tempfile.TemporaryDirectory(prefix="mixwright-spark-") as folder:
+        print(f"jars: {jars()}", flush=True)
+        with suppress(KeyboardInterrupt), cluster(Path(folder)) as spark:
+            print(f"job server: {spark.job_endpoint}, logs: {spark.logs}; ends with Ctrl-C. Run:")
+            option = f"--set runner.job_endpoint={spark.job_endpoint}"
+            print(f"  mixwright run configs/demo.yaml --runner spark {option}", flush=True)
+            signal.pause()
+
+
+if __name__ == "__main__":
+    main()
