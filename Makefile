@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types contracts unit format sample lock clean
+.PHONY: help demo test lint types contracts unit extras spark format sample lock clean
 
 help: ## list what there is to make
 	@grep -hE '^[a-z-]+%?:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -28,6 +28,12 @@ unit: .venv/installed ## pytest on two processes
 format: .venv/installed ## rewrite the code as ruff formats it
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+extras: .venv/installed ## install each extra apart by pip and import its folders: a network, gigabytes, minutes
+	MIXWRIGHT_PIP=1 $(BIN)/pytest tests/test_extras.py
+
+spark: .venv/installed ## start a Spark cluster on loopback and say how to run on it; needs Java and Maven
+	$(BIN)/python tests/spark/cluster.py
 
 bench-%: .venv/installed ## run benchmarks/NAME.py; ARGS=--quick for less than a minute
 	$(BIN)/python benchmarks/$*.py $(ARGS)

@@ -1,11 +1,12 @@
 """Recipes: YAML read into pydantic models, with errors that name the key and what is allowed."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from shards.storage import Location, location, read_bytes
 
 
 class ConfigError(ValueError):
@@ -21,7 +22,7 @@ class Strict(BaseModel):
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def load(model: type[Model], path: Path, assignments: Sequence[str] = ()) -> Model:
+def load(model: type[Model], path: str | Location, assignments: Sequence[str] = ()) -> Model:
     """Read a recipe, apply `key=value` assignments and check it; raises `ConfigError`."""
     tree = read_yaml(path)
     for assignment in assignments:
@@ -37,12 +38,12 @@ def check(model: type[Model], tree: dict[str, Any], where: str) -> Model:
         raise ConfigError(explain(error, model, where)) from error
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: str | Location) -> dict[str, Any]:
     """A YAML file that holds one mapping; raises `ConfigError` with the place of a mistake."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.safe_load(read_bytes(location(path)))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {error}") from error
     if not isinstance(tree, dict):

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from importlib.metadata import version
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -166,6 +165,8 @@ def execute(recipe: "Recipe", only: str | None = None, *, dry_run: bool = False)
     if dry_run:
         for p in planned:
             say(f"{p.stage.name:<28} {'skip: done' if p.done else f'run: {p.why}'}")
+        if recipe.runner.engine == "dataflow" and todo:
+            _write_job(recipe, stages)
         return
     if not todo:
         say(f"{recipe.name}: all {len(planned)} stages are done; nothing to do")
@@ -173,35 +174,49 @@ def execute(recipe: "Recipe", only: str | None = None, *, dry_run: bool = False)
     _run(recipe, stages, [stage.name for stage in whole])
 
 
+def _write_job(recipe: "Recipe", stages: list[Any]) -> None:
+    """Build and stage the next Dataflow job, and write what would be submitted."""
+    from apache_beam.options.pipeline_options import TestOptions
+
+    from pipelines.dataflow import JOB_FILE, PIPELINE_FILE, write_job
+    from pipelines.run import next_job
+    from pipelines.runners import pipeline_options
+
+    options = pipeline_options(recipe)
+    options.view_as(TestOptions).dry_run = True
+    names, pipeline = next_job(recipe.out, stages, options)
+    folder = recipe.out / "job"
+    write_job(pipeline, folder)
+    say(f"\nthe next job ({names[0]} to {names[-1]}, {len(names)} stages) is in {folder}:")
+    say(f"  {PIPELINE_FILE}, {JOB_FILE}; nothing was submitted")
+
+
 def _run(recipe: "Recipe", stages: list[Any], names: list[str]) -> None:
     """Run stages, with the log and the status of the run beside them."""
     from configs.reading import ConfigError
     from pipelines import status
-    from pipelines.logs import logs_to
+    from pipelines.logs import LOG_FILE, logs_to
     from pipelines.runners import pipeline_options
 
     options, out = pipeline_options(recipe), recipe.out
     about = {"recipe": recipe.name, "core_hour_price": recipe.runner.core_hour_price}
     state = status.begin(out, names, recipe.runner.engine, about)
-    log = logging.getLogger("mixwright")
     outcome: status.State = "failed"
-    with logs_to(out) as file:
-        log.info("begins", extra={"recipe": recipe.name, "engine": state.engine})
-        try:
+    try:
+        with logs_to(out):
             _execute(recipe, stages, options, state)
-            outcome = "done"
-        except KeyboardInterrupt:
-            outcome = "cancelled"
-            raise
-        except ConfigError:
-            raise
-        except Exception as error:
-            log.exception("failed")
-            cause = str(error).strip().splitlines() or [type(error).__name__]
-            raise fail(f"{cause[-1]}\n  the whole story is in {file}") from None
-        finally:
-            log.info(outcome)
-            status.tell(out, replace(state, state=outcome))
+        outcome = "done"
+    except KeyboardInterrupt:
+        outcome = "cancelled"
+        raise
+    except ConfigError:
+        raise
+    except Exception as error:
+        # Not before the log is closed, which takes what is written to standard error.
+        cause = str(error).strip().splitlines() or [type(error).__name__]
+        raise fail(f"{cause[-1]}\n  the whole story is in {out / LOG_FILE}") from None
+    finally:
+        status.end(out, outcome)
 
 
 def _execute(recipe: "Recipe", stages: list[Any], options: Any, state: Any) -> None:
@@ -223,7 +238,13 @@ def _execute(recipe: "Recipe", stages: list[Any], options: Any, state: Any) -> N
         if name in selecting and (warning := progress.warning(name, counts)):
             console.print(f"  warning: {warning}", style="yellow", markup=False, soft_wrap=True)
 
-    execute_stages(recipe.out, stages, options, watch=watch, done=done)
+    log.info("begins", extra={"recipe": recipe.name, "engine": state.engine})
+    try:
+        execute_stages(recipe.out, stages, options, watch=watch, done=done)
+    except BaseException:
+        log.exception("ended before it was done")
+        raise
+    log.info("done")
 
 
 @app.command(epilog=examples("mixwright demo", "mixwright demo --set seed=2"))

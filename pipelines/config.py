@@ -263,7 +263,8 @@ class Runner(Strict):
     spark: Cluster = Cluster()
     flink: Cluster = Cluster()
     dataflow: Dataflow = Dataflow()
-    options: dict[str, str | int | float | bool | None] = {}  # any others of Beam's, as they are
+    # Any others of Beam's, as they are; a list gives an option several times.
+    options: dict[str, str | int | float | bool | list[str] | None] = {}
     core_hour_price: Annotated[float, Field(ge=0)] | None = None  # for the report's costs, in USD
 
 

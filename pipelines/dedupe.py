@@ -18,7 +18,7 @@ import pyarrow as pa
 from filters import minhash
 from pipelines.config import Dedupe, Near
 from pipelines.images import drop_images
-from pipelines.stage import Part, Place, Stage, by_part, scatter, write_documents
+from pipelines.stage import Part, Pieces, Place, Stage, by_part, scatter, write_documents
 from shards import ledger, schema
 
 KEY = pa.schema(
@@ -81,22 +81,24 @@ def _by_key(
         parts
         | "keys" >> beam.FlatMap(_split_keys, place, keys)
         | "by key" >> beam.GroupByKey()
-        | "judge" >> beam.FlatMap(_judge, verdicts)
+        | "judge" >> beam.FlatMap(_judge, place, verdicts)
     )
     return by_part(parts, found, LOSER) | "write" >> beam.Map(_write, place, apply, images)
 
 
-def _split_keys(part: int, place: Place, keys: Keys) -> list[tuple[int, pa.Table]]:
+def _split_keys(part: int, place: Place, keys: Keys) -> Pieces:
     with place.clock():
         table = keys(place.read(part), part)
     partitions = min(place.parts, MOST_PARTITIONS)
     hashes = [int(schema.digest(key)[:8], 16) for key in table["key"].to_pylist()]
-    return scatter(table, np.array(hashes, np.int64) % partitions)
+    return place.sent(scatter(table, np.array(hashes, np.int64) % partitions))
 
 
-def _judge(group: tuple[int, Iterable[pa.Table]], verdicts: Verdicts) -> list[tuple[int, pa.Table]]:
-    found = verdicts(pa.concat_tables(group[1]).sort_by([(name, "ascending") for name in ORDER]))
-    return scatter(found, found["part"])
+def _judge(group: tuple[int, Iterable[pa.Table]], place: Place, verdicts: Verdicts) -> Pieces:
+    with place.clock():
+        keys = pa.concat_tables(group[1]).sort_by([(name, "ascending") for name in ORDER])
+        found = verdicts(keys)
+    return place.sent(scatter(found, found["part"]))
 
 
 def _write(group: tuple[int, Iterable[pa.Table]], place: Place, apply: Apply, images: bool) -> int:

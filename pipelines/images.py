@@ -16,7 +16,16 @@ import pyarrow.compute as pc
 
 from pipelines.config import FILTERS, Download, FilterSpec
 from pipelines.fetch import Fetched, FetchOptions, fetch_all
-from pipelines.stage import Part, Place, Stage, by_part, map_parts, scatter, write_documents
+from pipelines.stage import (
+    Part,
+    Pieces,
+    Place,
+    Stage,
+    by_part,
+    map_parts,
+    scatter,
+    write_documents,
+)
 from shards import ledger, schema
 from shards.images import Resize, store_images
 from shards.ledger import part_name
@@ -129,17 +138,17 @@ def _host(url: str) -> str:
     return url.split("/", 3)[2].lower() if url.count("/") >= 2 else url
 
 
-def _requests(part: int, place: Place, partitions: int) -> list[tuple[int, pa.Table]]:
+def _requests(part: int, place: Place, partitions: int) -> Pieces:
     _, parts = schema.flatten_parts(place.read(part))
     urls = pc.unique(parts.field("url").drop_null())
     hosts = [int(schema.digest(_host(url))[:8], 16) % partitions for url in urls.to_pylist()]
     columns = [urls, pa.array([part] * len(urls), pa.int32())]
-    return scatter(pa.table(columns, schema=REQUEST), hosts)
+    return place.sent(scatter(pa.table(columns, schema=REQUEST), hosts))
 
 
 def _fetch_partition(
     group: tuple[int, Iterable[pa.Table]], place: Place, options: Download
-) -> list[tuple[int, pa.Table]]:
+) -> Pieces:
     partition, tables = group
     requests = pa.concat_tables(tables).sort_by([("url", "ascending"), ("part", "ascending")])
     # By hash, so that every chunk of requests is spread over the hosts of the partition.
@@ -147,7 +156,7 @@ def _fetch_partition(
     with place.clock():
         index = _fetched(partition, urls, place, options)
     rows = index.take(pc.index_in(requests["url"], index["url"].combine_chunks()))
-    return scatter(rows, requests["part"])
+    return place.sent(scatter(rows, requests["part"]))
 
 
 def _fetched(partition: int, urls: list[str], place: Place, options: Download) -> pa.Table:

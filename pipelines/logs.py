@@ -36,8 +36,8 @@ class JsonLines(logging.Formatter):
 
 
 @contextmanager
-def logs_to(run: Location) -> Iterator[str]:
-    """Log to `run.log` for the time of a run; gives the name to tell a user.
+def logs_to(run: Location) -> Iterator[None]:
+    """Log to `run.log` for the time of a run.
 
     What processes print on standard error goes there as well. Objects cannot be appended to, so
     the log of a run in a store is kept in a local file, and copied there at the end.
@@ -53,12 +53,13 @@ def logs_to(run: Location) -> Iterator[str]:
         logging.getLogger(name).setLevel(logging.INFO)
     try:
         with _standard_error_to(logging.getLogger("stderr")):
-            yield str(run / LOG_FILE)
+            yield
     finally:
         root.handlers[:] = others
         handler.close()
         if not isinstance(run, Path):
             write_atomic(run / LOG_FILE, read_bytes(local))
+            local.unlink()
 
 
 def _beside(run: Location) -> Path:

@@ -23,7 +23,7 @@ from mixers import packing
 from mixers.plan import Plan
 from pipelines.config import Mix
 from pipelines.images import read_index
-from pipelines.stage import Place, Stage, by_part, scatter
+from pipelines.stage import Pieces, Place, Stage, by_part, scatter
 from shards import ledger, schema, tar, tokens
 from shards.images import read_images
 from shards.ledger import part_name
@@ -126,7 +126,7 @@ def _pack(
     spread = partial(_spread, place=place, mix=mix, seed=seed, layout=layout)
     pieces = (
         parts.pipeline
-        | "documents" >> beam.Create(todo)
+        | "documents" >> beam.Create(todo, reshuffle=False)
         | "balance" >> beam.Reshuffle()
         | "cut" >> beam.FlatMapTuple(spread)
     )
@@ -161,14 +161,14 @@ def _spread(
     mix: Mix,
     seed: int,
     layout: Layout,
-) -> list[tuple[int, pa.Table]]:
+) -> Pieces:
     """The pieces of the documents of one part, by the partition that packs them."""
     with place.clock():
         documents = read_table(folder / "documents" / f"{part_name(part)}.parquet")
         index = _located(images, part, place.run) if images else schema.IMAGE.empty_table()
         pieces = cut_documents(documents, index, mix)
     ids = [piece["segment"]["id"] for piece in pieces]
-    found: list[tuple[int, pa.Table]] = []
+    found: Pieces = []
     for epoch in range(mix.max_epochs):
         keys = packing.order_keys(ids, seed, epoch)
         slices = packing.partitions(keys, layout.slices[corpus])
@@ -178,7 +178,7 @@ def _spread(
         ]
         table = pa.Table.from_pylist(keyed, schema=PIECE)
         found += scatter(table, layout.first(corpus, epoch) + slices)
-    return found
+    return place.sent(found)
 
 
 def _located(images: Location, part: int, run: Location) -> pa.Table:

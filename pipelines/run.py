@@ -161,7 +161,7 @@ def _build(pipeline: beam.Pipeline, wave: Sequence[Planned], places: Mapping[str
         name, place = p.stage.name, places[p.stage.name]
         parts = None if p.stage.parts else written.get(p.stage.inputs[0])
         if parts is None:
-            start = pipeline | f"{name}/parts" >> beam.Create(range(place.parts))
+            start = pipeline | f"{name}/parts" >> beam.Create(range(place.parts), reshuffle=False)
             parts = start | f"{name}/spread" >> beam.Reshuffle()
         written[name] = parts | name >> _graph(p.stage, place)
 
@@ -222,14 +222,30 @@ def _commit(
 
 
 def _metrics(result: Any) -> dict[str, dict[str, int]]:
-    """Every stage's counters, summed over all workers of a job."""
+    """Every stage's counters summed, and the largest of its distributions, over all workers."""
     found: dict[str, dict[str, int]] = {}
-    for counter in result.metrics().query(MetricsFilter())["counters"]:
-        name = counter.key.metric
-        if name.namespace:
-            stage = found.setdefault(name.namespace, {})
-            stage[name.name] = stage.get(name.name, 0) + int(counter.result)
+    metrics = result.metrics().query(MetricsFilter())
+    for counter in metrics["counters"]:
+        stage, name = found.setdefault(counter.key.metric.namespace, {}), counter.key.metric.name
+        stage[name] = stage.get(name, 0) + int(counter.result)
+    for spread in metrics["distributions"]:
+        stage, name = found.setdefault(spread.key.metric.namespace, {}), spread.key.metric.name
+        stage[name] = max(stage.get(name, 0), int(spread.result.max))
     return found
+
+
+def next_job(
+    run: Location, stages: Sequence[Stage], options: PipelineOptions
+) -> tuple[list[str], beam.Pipeline]:
+    """The pipeline that `execute` would run first, and the names of its stages.
+
+    Those after it are built when it is done, since their parts follow from its counts.
+    """
+    planned = plan(run, stages)
+    wave = next(iter(_waves(planned)), [])
+    pipeline = beam.Pipeline(options=options)
+    _build(pipeline, wave, _places(run, planned, wave))
+    return [p.stage.name for p in wave], pipeline
 
 
 def _run_job(wave: Sequence[Planned], places: Mapping[str, Place], options: PipelineOptions) -> Any:

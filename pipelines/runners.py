@@ -23,7 +23,7 @@ def pipeline_options(recipe: Recipe) -> PipelineOptions:
         "flink": lambda: _cluster("flink", runner.flink),
         "dataflow": lambda: _dataflow(recipe.name, runner.dataflow),
     }
-    named = engines[runner.engine]() | {"default_sdk_harness_log_level": "WARNING"}
+    named = engines[runner.engine]() | {"default_sdk_harness_log_level": "WARN"}
     return PipelineOptions(list(_arguments(named | runner.options)))
 
 
@@ -33,7 +33,9 @@ def _arguments(options: Mapping[str, Any]) -> Iterable[str]:
         if value is True:
             yield f"--{name}"
         elif value is not False and value is not None:
-            yield f"--{name}={value}"
+            yield from (
+                f"--{name}={each}" for each in (value if isinstance(value, list) else [value])
+            )
 
 
 def _local(runner: Runner) -> dict[str, Any]:
@@ -104,6 +106,7 @@ def _dataflow(name: str, dataflow: Dataflow) -> dict[str, Any]:
         "temp_location": dataflow.temp,
         "sdk_container_image": dataflow.image,
         "sdk_location": "container",
+        "no_save_main_session": True,
         "machine_type": dataflow.machine_type,
         "disk_size_gb": dataflow.disk_gb,
         "num_workers": dataflow.workers,

@@ -7,11 +7,14 @@ writes the same parts again. Each stage hands on the number of every part once i
 that the stages of a corpus chain into one Beam job without waiting for each other.
 """
 
+import os
+import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -27,6 +30,10 @@ from shards.storage import Location, read_table
 
 MICROSECONDS = "microseconds"  # the Beam counter of the time that a stage's own code takes
 
+RESIDENT = "resident"  # Beam's distribution of the bytes of memory that a worker holds
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+Pieces = list[tuple[int, pa.Table]]  # rows by the partition or part that they go to
 Part = tuple[pa.Table, pa.Table]  # documents kept, and ledger rows of those dropped
 
 
@@ -70,12 +77,26 @@ class Place:
         """Add to one of the stage's Beam counters."""
         Metrics.counter(self.stage, name).inc(amount)
 
+    def sent(self, pieces: Pieces) -> Pieces:
+        """Count what goes through a shuffle."""
+        self.count("shuffled", sum(table.nbytes for _, table in pieces))
+        return pieces
+
     @contextmanager
     def clock(self) -> Iterator[None]:
         """Add the time of a block to the stage's own, on whichever worker it runs."""
         started = time.perf_counter()
         yield
         self.count(MICROSECONDS, int((time.perf_counter() - started) * 1e6))
+        Metrics.distribution(self.stage, RESIDENT).update(_resident_bytes())
+
+
+def _resident_bytes() -> int:
+    """The memory of this process now; the peak of its life would be that of another stage."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+    except FileNotFoundError:  # not Linux
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 @dataclass(frozen=True)
@@ -129,7 +150,7 @@ def _map_part(part: int, place: Place, work: Work, images: bool) -> int:
     return part
 
 
-def scatter(table: pa.Table, targets: Any) -> list[tuple[int, pa.Table]]:
+def scatter(table: pa.Table, targets: Any) -> Pieces:
     """The rows of a table by their `targets`, one table each, for a shuffle by target."""
     order = np.argsort(np.asarray(targets), kind="stable")
     rows = table.take(pa.array(order))

@@ -9,7 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from shards import ledger
@@ -51,9 +51,14 @@ def begin(run: Location, stages: list[str], engine: str, about: Mapping[str, Any
 
 def tell(run: Location, status: Status) -> Status:
     """Write a status, dated now."""
-    dated = Status(**{**vars(status), "updated": time.time()})
+    dated = replace(status, updated=time.time())
     write_json(run / STATUS_FILE, asdict(dated))
     return dated
+
+
+def end(run: Location, state: State) -> None:
+    """Write how the run ended, with the stages that it was at."""
+    tell(run, replace(Status(**read_json(run / STATUS_FILE)), state=state))
 
 
 def read_status(run: Location) -> Status | None:

@@ -243,24 +243,22 @@ def _anchor(*names: str) -> str:
 
 def _costs(stages: Sequence[Stage], price: float | None) -> Table:
     """Core seconds of each stage's own code, and what they cost at `price` a core hour."""
-    seconds = [stage.about["seconds"] for stage in stages]
-    rows = [
-        _cost(stage.name, spent, price) | _rate(stage, spent) | {"corpus": stage.corpus}
-        for stage, spent in zip(stages, seconds, strict=True)
-    ]
-    return {"rows": rows, "total": _cost("all stages", sum(seconds), price), "price": price}
+    rows = [_cost(stage, price) for stage in stages]
+    seconds = sum(row["seconds"] for row in rows)
+    return {"rows": rows, "seconds": seconds, "cost": _dollars(seconds, price), "price": price}
 
 
-def _cost(name: str, seconds: float, price: float | None) -> Table:
-    cost = None if price is None else seconds / 3600 * price
-    return {"name": name, "seconds": seconds, "cost": cost}
-
-
-def _rate(stage: Stage, seconds: float) -> Table:
-    """Records a core second: documents, or what else the stage reads."""
+def _cost(stage: Stage, price: float | None) -> Table:
+    seconds = stage.about["seconds"]
     unit = min(stage.counts.read, default=None)  # "document" comes before "image"
     read = stage.counts.read[unit] if unit else 0
-    return {"unit": unit, "read": read, "rate": read / seconds if seconds else None}
+    about = {"name": stage.name, "corpus": stage.corpus, "unit": unit, "read": read}
+    rate = read / seconds if read and seconds else None
+    return about | {"seconds": seconds, "rate": rate, "cost": _dollars(seconds, price)}
+
+
+def _dollars(seconds: float, price: float | None) -> float | None:
+    return None if price is None else seconds / 3600 * price
 
 
 def _provenance(stage: Stage) -> Table:

@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from pipelines.config import Recipe
-from shards.loader import open_shards
+from shards.loader import open_shards, shards_folder
 from shards.storage import Location, read_table
 from tests.environments import FOLDERS, OPTIONAL, PACKAGES, ROOT, Environment, install, link
 
@@ -109,7 +109,7 @@ def printed(done: "subprocess.CompletedProcess[str]") -> str:
 
 def a_document(shards: Location) -> str:
     """The id of the first document in the first shard."""
-    rows = read_table(shards / "mixwright-00000.parquet").to_pylist()
+    rows = read_table(shards_folder(shards) / "mixwright-00000.parquet").to_pylist()
     found: str = next(row["documents"][0] for row in rows if row["documents"])
     return found
 

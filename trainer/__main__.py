@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -24,7 +23,7 @@ console = Console(highlight=False)
 
 
 def main(
-    config: Annotated[Path, typer.Argument(help="A training recipe (YAML).")],
+    config: Annotated[str, typer.Argument(help="A training recipe (YAML).")],
     assignments: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over.")] = False,
 ) -> None:
@@ -52,7 +51,7 @@ def _train(recipe: TrainConfig, *, fresh: bool) -> None:
                     console.print(say, markup=False)
 
             result = train(recipe, show, fresh=fresh)
-    except (ShardError, ValueError, RuntimeError, FileNotFoundError) as error:
+    except (ShardError, ValueError, RuntimeError, OSError, ModuleNotFoundError) as error:
         Console(stderr=True).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(1) from None
     write_json(recipe.out / "result.json", asdict(result) | _paths(result))

@@ -4,12 +4,13 @@ Importing this module does not import torch, so that a command line can check a 
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from configs.reading import Strict, load
+from configs.storage import Place, Storage
+from shards.storage import Location
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -77,8 +78,9 @@ class TrainConfig(Strict):
     """One run: which shards, which model, for how long, and where the results go."""
 
     name: str
-    shards: Path  # a folder that `mixwright` wrote
-    out: Path  # metrics.jsonl and checkpoints/ go here
+    storage: Storage = Storage()
+    shards: Place  # that `mixwright` wrote: runs/demo/shards, s3://bucket/run/shards
+    out: Place  # metrics.jsonl and checkpoints/ go here
     steps: Count
     batch_size: Count  # packed sequences a step
     held_out: Fraction = 0.1  # share of the positions, at the end of the shards, never trained on
@@ -94,6 +96,6 @@ class TrainConfig(Strict):
     cache_sequences: Annotated[int, Field(ge=0)] = 0  # prepared sequences kept in memory
 
 
-def load_config(path: Path, assignments: Sequence[str] = ()) -> TrainConfig:
+def load_config(path: str | Location, assignments: Sequence[str] = ()) -> TrainConfig:
     """Read and check a training recipe, with `--set` assignments applied; raises `ConfigError`."""
     return load(TrainConfig, path, assignments)

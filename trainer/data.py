@@ -12,10 +12,11 @@ the order in which their tokens stand.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from io import BytesIO
+from itertools import islice, tee
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ from torch.nn import functional
 
 from filters.clip import on_white
 from shards.loader import Sequence, Shards
+from shards.storage import location
+from shards.stores.options import StorageOptions
 from shards.tokens import SPECIALS, load_tokenizer, tokenizer_identity
 
 IGNORE = -100  # the label of a position that has no target, as torch's cross entropy names it
@@ -75,17 +78,20 @@ class Batch:
         )
 
 
-def vocabulary(manifest: dict[str, Any]) -> Vocabulary:
+def vocabulary(manifest: dict[str, Any], options: StorageOptions | None = None) -> Vocabulary:
     """The tokenizer that a shard folder was packed with, and its special tokens.
+
+    `options` say how to reach the tokenizer if it is in an object store.
 
     Raises:
         FileNotFoundError: it is not here.
         ValueError: it is not the same file any more, or lacks <eos>, <image> or <pad>.
     """
     name = manifest["tokenizer"]["name"]
-    if tokenizer_identity(name) != manifest["tokenizer"]:
+    place = location(name, options)
+    if tokenizer_identity(place)["sha256"] != manifest["tokenizer"]["sha256"]:
         raise ValueError(f"tokenizer {name} is not the one that the shards were packed with")
-    tokenizer = load_tokenizer(name)
+    tokenizer = load_tokenizer(place)
     ids = tokenizer.get_vocab()
     if missing := [token for token in SPECIALS if token not in ids]:
         raise ValueError(f"tokenizer {name} lacks {', '.join(missing)}")
@@ -139,24 +145,36 @@ class Examples:
     def __len__(self) -> int:
         return len(self.shards)
 
-    def batch(self, positions: list[int]) -> Batch:
-        """The sequences at `positions`.
+    def batches(self, steps: Iterable[list[int]]) -> Iterator[Batch]:
+        """The sequences at the positions of each step; those of a store are read ahead.
 
         Raises:
             ValueError: a sequence's tokens are not what its shard says, or an image is broken.
         """
-        examples = [self.example(position) for position in positions]
-        return Batch(
-            corpora=tuple(corpus for example in examples for corpus in example.corpora),
-            tokens_BT=torch.cat([example.tokens_BT for example in examples]),
-            documents_BT=torch.cat([example.documents_BT for example in examples]),
-            positions_BT=torch.cat([example.positions_BT for example in examples]),
-            labels_BT=torch.cat([example.labels_BT for example in examples]),
-            images_NCHW=torch.cat([example.images_NCHW for example in examples]),
-        )
+        sizes, steps = tee(steps)
+        positions = (position for step in steps for position in step)
+        examples = self.shards.ahead(self.example, positions)
+        for step in sizes:
+            yield join(list(islice(examples, len(step))))
+
+    def batch(self, positions: list[int]) -> Batch:
+        """The sequences at `positions`; raises as `batches`."""
+        return next(self.batches([positions]))
 
     def _example(self, position: int) -> Batch:
         return to_tensors(self.shards[position], self.shards, self.words, self.preprocess)
+
+
+def join(examples: list[Batch]) -> Batch:
+    """One batch of several."""
+    return Batch(
+        corpora=tuple(corpus for example in examples for corpus in example.corpora),
+        tokens_BT=torch.cat([example.tokens_BT for example in examples]),
+        documents_BT=torch.cat([example.documents_BT for example in examples]),
+        positions_BT=torch.cat([example.positions_BT for example in examples]),
+        labels_BT=torch.cat([example.labels_BT for example in examples]),
+        images_NCHW=torch.cat([example.images_NCHW for example in examples]),
+    )
 
 
 def to_tensors(

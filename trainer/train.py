@@ -7,19 +7,17 @@ Guarantees, each with a test in tests/trainer/test_train.py:
 """
 
 import json
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from shards.loader import open_shards
-from shards.storage import sha256_file, write_atomic
+from shards.storage import Location, read_bytes, remove_tree, sha256_file, write_atomic
 from shards.tar import MANIFEST
 from trainer import checkpoint, optim
 from trainer.checkpoint import TrainState
@@ -39,8 +37,8 @@ class Result:
     steps: int  # updates in all, those before a resume too
     seconds: float  # of this call
     tokens_per_second: float  # of this call's updates; images count, padding does not
-    metrics: Path
-    checkpoint: Path
+    metrics: Location
+    checkpoint: Location
 
 
 @dataclass(frozen=True)
@@ -77,18 +75,19 @@ def train(config: TrainConfig, progress: Progress | None = None, *, fresh: bool 
 
     Every line of metrics.jsonl also goes to `progress`. A line has "step" (updates done) and
     either "held_out_loss", or what `summary` says of the updates since the line before and "mix",
-    the share of each corpus in all sequences so far. `fresh` removes the checkpoints and metrics
-    that are there, and starts over.
+    the share of each corpus in all sequences so far. `fresh` removes the checkpoints that are
+    there, and starts over.
 
     Raises:
         ValueError: the checkpoint is of another run; the shards are too few, or do not fit
             their tokenizer; an image is broken.
         RuntimeError: the gradient is not finite.
         ShardError: the shards cannot be read.
+        OSError: a store or a disk cannot be reached or written to.
     """
     began = time.perf_counter()
     if fresh:
-        remove(config.out)
+        remove_tree(config.out / checkpoint.FOLDER)
     run = build_run(config)
     resumed = resume(run)
     metrics = config.out / "metrics.jsonl"
@@ -125,7 +124,7 @@ def build_run(config: TrainConfig) -> Run:
         ValueError, ShardError: as `train`.
     """
     shards = open_shards(config.shards)
-    words = vocabulary(shards.manifest)
+    words = vocabulary(shards.manifest, config.storage.options())
     training, held_out = split(len(shards), config.held_out)
     image_tokens = shards.manifest["image_tokens"]
     model, preprocess = build_model(config, words.size, words.image, image_tokens)
@@ -133,7 +132,7 @@ def build_run(config: TrainConfig) -> Run:
     model = model.to(device)
     return Run(
         config=config,
-        identity=checkpoint.identity(config, sha256_file(config.shards / MANIFEST)),
+        identity=checkpoint.identity(config, sha256_file(shards.root / MANIFEST)),
         examples=Examples(shards, words, preprocess, config.cache_sequences),
         training=training,
         held_out=held_out,
@@ -146,10 +145,12 @@ def build_run(config: TrainConfig) -> Run:
 
 def updates(run: Run, state: TrainState) -> Iterator[tuple[TrainState, Update]]:
     """Does one update after another, up to the configured number."""
-    while state.step < run.config.steps:
+    left, size = run.config.steps - state.step, run.config.batch_size
+    turns = range(state.consumed, state.consumed + left * size, size)
+    batches = run.examples.batches(step_positions(run.training, turn, size) for turn in turns)
+    for turn in turns:
         began = time.perf_counter()
-        positions = step_positions(run.training, state.consumed, run.config.batch_size)
-        batch = run.examples.batch(positions).to(run.device)
+        batch = next(batches).to(run.device)
         waited = time.perf_counter() - began
         lr = optim.learning_rate(state.step, run.config.steps, run.peak_lr, run.config.optimiser)
         loss, norm = update_weights(run, batch, lr)
@@ -159,7 +160,7 @@ def updates(run: Run, state: TrainState) -> Iterator[tuple[TrainState, Update]]:
         state = replace(
             state,
             step=state.step + 1,
-            consumed=state.consumed + len(positions),
+            consumed=turn + size,
             seen=dict(Counter(state.seen) + Counter(batch.corpora)),
         )
         yield state, Update(*measured)
@@ -185,9 +186,10 @@ def evaluate(run: Run) -> float:
     run.model.eval()
     size = run.config.batch_size
     shown = run.held_out[: size * run.config.eval_batches]
+    steps = (list(shown[start : start + size]) for start in range(0, len(shown), size))
     loss, targets = 0.0, 0
-    for start in range(0, len(shown), size):
-        batch = run.examples.batch(list(shown[start : start + size])).to(run.device)
+    for read in run.examples.batches(steps):
+        batch = read.to(run.device)
         loss += run.model(batch).item()
         targets += batch.targets
     return loss / targets
@@ -232,31 +234,28 @@ def resume(run: Run) -> TrainState | None:
     return checkpoint.load(path, run.model, run.optimiser, run.identity) if path else None
 
 
-def remove(out: Path) -> None:
-    """Removes what a run wrote to `out`, and nothing else."""
-    shutil.rmtree(out / checkpoint.FOLDER, ignore_errors=True)
-    (out / "metrics.jsonl").unlink(missing_ok=True)
+def metrics_writer(place: Location, step: int, progress: Progress | None) -> Progress:
+    """A function that adds a line to the file at `place` and hands it to `progress`.
 
-
-def metrics_writer(path: Path, step: int, progress: Progress | None) -> Progress:
-    """A function that appends a line to `path` and hands it to `progress`.
-
-    Lines of updates after `step` are removed first, because they will be done again.
+    Lines of updates after `step` are left out, because they will be done again. The file is
+    written whole for every line: objects cannot be appended to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    # A killed run may leave half a line at the end.
-    whole = [line for line in lines if line.endswith("\n")]
-    kept = [line for line in whole if json.loads(line)["step"] <= step]
-    write_atomic(path, "".join(kept).encode())
+    lines = [line for line in _lines(place) if json.loads(line)["step"] <= step]
 
     def write(line: dict[str, Any]) -> None:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        lines.append(json.dumps(line).encode() + b"\n")
+        write_atomic(place, b"".join(lines))
         if progress is not None:
             progress(line)
 
     return write
+
+
+def _lines(place: Location) -> list[bytes]:
+    try:
+        return read_bytes(place).splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
 
 
 def _due(step: int, every: int, steps: int) -> bool:

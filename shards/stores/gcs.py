@@ -21,7 +21,7 @@ try:
     from google.api_core import exceptions
     from google.auth.credentials import AnonymousCredentials
     from google.auth.exceptions import DefaultCredentialsError, RefreshError
-    from google.cloud.storage import Client
+    from google.cloud.storage import Blob, Client
     from google.cloud.storage.exceptions import DataCorruption
     from google.cloud.storage.retry import DEFAULT_RETRY
     from requests import Timeout
@@ -91,10 +91,17 @@ class GcsStore:
 
     def size(self, key: str) -> int:
         """The object's length in bytes; raises FileNotFoundError."""
+        return int(self._metadata(key).size)
+
+    def version(self, key: str) -> str:
+        """The object's generation, another one after every upload; raises FileNotFoundError."""
+        return str(self._metadata(key).generation)
+
+    def _metadata(self, key: str) -> Blob:
         blob = self._bucket.blob(key)
         with _errors(self._url(key)):
             blob.reload(retry=RETRY, **CALL)
-        return int(blob.size)
+        return blob
 
     def put(self, key: str, file: Path) -> None:
         """Make the object from a local file, whole or not at all.

@@ -216,6 +216,11 @@ class S3Store:
         with self._named_errors(key):
             return int(self._request("head_object", Key=key)["ContentLength"])
 
+    def version(self, key: str) -> str:
+        """The object's ETag; raises FileNotFoundError."""
+        with self._named_errors(key):
+            return str(self._request("head_object", Key=key)["ETag"])
+
     def put(self, key: str, file: Path) -> None:
         """Make the object from a local file, whole or not at all."""
         with self._named_errors(key):

@@ -31,7 +31,8 @@ OPTIONS = {
     "disk_size_gb": 50,
     "num_workers": 3,
     "max_num_workers": 9,
-    "experiments": ["shuffle_mode=service"],
+    # The second one spares a `pip freeze`, which Beam would stage beside the pipeline.
+    "experiments": ["shuffle_mode=service", "disable_logging_submission_environment"],
     "dry_run": True,
 }
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pipelines import dedupe
 from pipelines.config import Dedupe, Near
+from pipelines.stage import Place
 from shards import ledger, schema
 from tests.pipelines.by_hand import kept, run_stage, source, write_stage
 
@@ -41,6 +42,9 @@ records = st.lists(record, max_size=12).map(
 )
 
 
+NOWHERE = Place("dedupe", Path(), Path(), (), (), 1)
+
+
 def judged(rows: list[dict[str, Any]], verdicts: Any, order: random.Random) -> list[dict[str, Any]]:
     """The verdicts on rows that arrive in tables of any size, in any order."""
     rows = list(rows)
@@ -50,7 +54,7 @@ def judged(rows: list[dict[str, Any]], verdicts: Any, order: random.Random) -> l
         size = order.randint(1, len(rows))
         tables.append(pa.Table.from_pylist(rows[:size], schema=dedupe.KEY))
         rows = rows[size:]
-    found = dict(dedupe._judge((0, tables), verdicts))
+    found = dict(dedupe._judge((0, tables), NOWHERE, verdicts))
     assert all(table["part"].to_pylist() == [part] * len(table) for part, table in found.items())
     return sorted((row for t in found.values() for row in t.to_pylist()), key=lambda r: r["row"])
 

@@ -29,6 +29,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from fnmatch import fnmatchcase
+from functools import cached_property
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -199,14 +200,13 @@ class _Handler(BaseHTTPRequestHandler):
             owner.fault(**{name: types[name](value) for name, value in arguments.items()})
         elif action == "requests":
             body = json.dumps([asdict(request) for request in owner.requests]).encode()
-        elif action != "down":
+        elif action == "down":
+            self.server.connections.discard(self.connection)  # the answer says that it is down
+            owner.down(float(arguments["seconds"]))
+        else:
             return self._answer(404, {}, b"")
         self.close_connection = True
-        self._answer(200, {"Connection": "close"}, body)
-        if action == "down":
-            self.server.connections.discard(self.connection)  # else its answer is dropped too
-            owner.down(float(arguments["seconds"]))
-        return None
+        return self._answer(200, {"Content-Type": "application/json"}, body)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -297,6 +297,7 @@ class S3Server:
                     return fault
         return None
 
+    @cached_property
     def client(self) -> Any:
         """A boto3 client that bypasses the proxy."""
         return boto3.client(
@@ -327,7 +328,7 @@ def control(endpoint: str, action: str, **arguments: object) -> bytes:
 
 
 def _upload(server: S3Server, bucket: str, folder: Path) -> None:
-    client = server.client()
+    client = server.client
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         client.upload_file(str(file), bucket, file.relative_to(folder).as_posix())
 
@@ -342,7 +343,7 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     with serve(arguments.port) as server:
         for bucket in arguments.bucket:
-            server.client().create_bucket(Bucket=bucket)
+            server.client.create_bucket(Bucket=bucket)
         if arguments.data:
             _upload(server, arguments.bucket[0], arguments.data)
         print(server.endpoint, flush=True)

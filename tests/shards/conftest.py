@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from shards import storage, tar, tokens
+from tests.shards.buckets import _served, bucket, server  # noqa: F401
 
 SEQ_LEN, IMAGE_TOKENS, MAX_IMAGES = 256, 16, 3
 WEIGHTS = {"interleaved": 45, "captions": 45, "text": 10}

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from shards import ledger, schema
 from shards.ledger import Counts, LedgerError
-from shards.storage import read_json, read_table, write_json
+from shards.storage import read_table
+from tests.shards.stages import finish, folder_of
 
 
 def drop(identity: str, reason: str = "too_short", **about: Any) -> dict[str, Any]:
@@ -111,7 +112,7 @@ def test_only_documents_with_a_reason_get_a_row():
 def sampled(folder: Path) -> dict[str, list[str]]:
     """The ids that kept their content, by reason."""
     found: dict[str, list[str]] = {}
-    for row in ledger.read_drops(folder).to_pylist():
+    for row in read_table(folder / "ledger" / "part-00000.parquet").to_pylist():
         if row["content"] is not None:
             found.setdefault(row["reason"], []).append(row["id"])
     return {reason: sorted(ids) for reason, ids in found.items()}
@@ -143,7 +144,9 @@ def test_few_records_of_each_reason_keep_their_content_and_the_same_in_any_order
     }
     smallest = sorted((f"{i:03d}" for i in range(30)), key=schema.digest)[: ledger.SAMPLES]
     assert found["too_short"] == sorted(smallest)
-    assert ledger.read_drops(in_order).num_rows == 61  # rows stay, only contents go
+    assert (
+        read_table(in_order / "ledger" / "part-00000.parquet").num_rows == 61
+    )  # rows stay, only contents go
 
 
 def test_counts_are_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -171,9 +174,10 @@ def test_counts_are_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_part_that_does_not_add_up_is_not_written(tmp_path: Path):
+    folder = tmp_path / "filters" / "ffff"
     with pytest.raises(LedgerError, match=r"filters, part 3: 2 documents read, but 2 kept and 1"):
         ledger.write_part(
-            tmp_path / "filters",
+            folder,
             3,
             pages("a", "b"),
             drops(drop("c")),
@@ -181,33 +185,47 @@ def test_a_part_that_does_not_add_up_is_not_written(tmp_path: Path):
             kept={"document": 2},
         )
     assert not list(tmp_path.rglob("*.parquet"))
-    assert not ledger.part_is_done(tmp_path / "filters", 3)
+    assert not ledger.part_is_done(folder, 3)
 
 
 def test_a_stage_is_read_over_all_its_parts(tmp_path: Path):
-    write(tmp_path, [drop("a"), drop("b", "too_long")], part=0, kept=2)
-    write(tmp_path, [drop("c")], part=1)
-    counts = ledger.read_counts(tmp_path)
+    folder = folder_of(tmp_path, "text/filters")
+    write(folder, [drop("a"), drop("b", "too_long")], part=0, kept=2)
+    write(folder, [drop("c")], part=1)
+    assert ledger.parts_done(folder) == {"part-00000", "part-00001"}
+    finish(tmp_path, "text/filters")
+    assert ledger.current(tmp_path / "text/filters") == folder
+    counts = ledger.read_counts(folder)
     assert (counts.read, counts.kept) == ({"document": 5}, {"document": 2})
     assert counts.dropped == {"document": {"too_long": 1, "too_short": 2}}
-    assert ledger.read_drops(tmp_path, columns=["id"])["id"].to_pylist() == ["a", "b", "c"]
-    assert read_table(tmp_path / "documents" / "part-00000.parquet").num_rows == 2
-    assert read_json(tmp_path / "counts" / "part-00001.json")["read"] == {"document": 1}
+    assert ledger.part_count(folder) == 2
+    documents = [folder / "documents" / f"part-0000{part}.parquet" for part in (0, 1)]
+    assert ledger.part_files(folder, "documents") == documents
+    assert ledger.part_files(folder, "index") == []
+    assert ledger.read_drops(folder, columns=["id"])["id"].to_pylist() == ["a", "b", "c"]
 
 
-def test_a_folder_without_a_ledger_dropped_nothing(tmp_path: Path):
-    assert ledger.read_drops(tmp_path).schema.equals(schema.DROP)
-    assert ledger.read_drops(tmp_path, columns=["id"]).num_rows == 0
-    assert ledger.read_counts(tmp_path) == Counts()
+def test_a_stage_without_a_ledger_dropped_nothing(tmp_path: Path):
+    finish(tmp_path, "shards")
+    folder = folder_of(tmp_path, "shards")
+    assert ledger.read_drops(folder).schema.equals(schema.DROP)
+    assert ledger.read_drops(folder, columns=["id"]).num_rows == 0
+    assert ledger.read_counts(folder) == Counts()
 
 
-def test_stages_stand_in_the_order_in_which_they_were_made(tmp_path: Path):
-    for order, name in enumerate(["text/read", "text/filters", "pack"]):
-        write_json(tmp_path / name / ledger.STAGE_FILE, {"stage": name, "order": order})
-    write_json(tmp_path / "text" / ".filters.1234" / ledger.STAGE_FILE, {"stage": "x", "order": 0})
-    (tmp_path / "text" / "unfinished").mkdir()
-    assert list(ledger.stage_folders(tmp_path)) == [
-        ("text/read", tmp_path / "text" / "read"),
-        ("text/filters", tmp_path / "text" / "filters"),
-        ("pack", tmp_path / "pack"),
-    ]
+def test_only_the_current_output_of_a_stage_is_read(tmp_path: Path):
+    finish(tmp_path, "text/filters")
+    with pytest.raises(FileNotFoundError, match="is not the stage's current output"):
+        ledger.read_counts(tmp_path / "text/filters" / "0123456789abcdef")
+
+
+def test_finished_stages_stand_in_the_order_of_the_run(tmp_path: Path):
+    names = ["text/read", "text/filters", "pack"]
+    for name in names:
+        finish(tmp_path, name)
+    (tmp_path / "text/filters" / ledger.STAGE_FILE).unlink()
+    assert ledger.about(tmp_path / "text/filters") is None
+    left = ["text/read", "pack"]
+    assert list(ledger.stage_folders(tmp_path)) == [(n, folder_of(tmp_path, n)) for n in left]
+    with pytest.raises(FileNotFoundError):
+        list(ledger.stage_folders(tmp_path / "text"))

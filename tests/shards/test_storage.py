@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shards import storage
@@ -76,13 +76,17 @@ def test_json_has_sorted_keys_and_a_last_newline(tmp_path: Path) -> None:
 def test_ranges_and_hashes(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(bytes(range(100)))
-    assert storage.read_range(path, 10, 3) == bytes([10, 11, 12])
-    assert storage.read_range(path, 100, 0) == b""
+    reader = storage.RangeReader(path)
+    assert reader.size == 100
+    assert reader.read(10, 3) == bytes([10, 11, 12])
+    assert reader.read(100, 0) == b""
+    last = bytes(range(90, 100))
+    assert reader.read_many([(90, 10), (0, 1), (90, 10)]) == [last, b"\0", last]
     assert storage.sha256_file(path) == hashlib.sha256(bytes(range(100))).hexdigest()
     with pytest.raises(EOFError, match=r"a\.bin ends at byte 100"):
-        storage.read_range(path, 98, 3)
+        reader.read(98, 3)
     with pytest.raises(FileNotFoundError):
-        storage.read_range(tmp_path / "none", 0, 1)
+        storage.RangeReader(tmp_path / "none")
 
 
 def test_a_hashing_writer_counts_bytes_and_not_items(tmp_path: Path) -> None:
@@ -107,6 +111,7 @@ def forty_rows(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     return files
 
 
+@settings(deadline=None)
 @given(st.sampled_from([1, 7, 8, 40, 100]), st.integers(0, 45), st.integers(0, 45))
 def test_rows_are_those_of_the_whole_table(
     forty_rows: dict[int, Path], size: int, first: int, count: int

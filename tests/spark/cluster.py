@@ -120,9 +120,9 @@ def cluster(
 ) -> Iterator[Cluster]:
     """A master, `workers` Spark workers of one core and a job server, until the block is left.
 
-    `folder` takes logs and shuffle files, `settings` are Spark properties of every job. A job takes
-    all workers, so a second one waits for the first. On leaving, by an exception or SIGTERM too,
-    all processes end.
+    `folder` takes logs and shuffle files, `settings` are Spark properties of every job. The job
+    server runs one job at a time and fails a second one. On leaving, by an exception or SIGTERM
+    too, all processes end.
 
     Raises RuntimeError, with the end of the log, if one of them does not come up.
     """
@@ -164,7 +164,7 @@ class _Spark:
 
     def master(self) -> list[str]:
         main = "org.apache.spark.deploy.master.Master"
-        return self._java("128m", main, "--host 127.0.0.1 --port 0 --webui-port 0".split())
+        return self._java("128m", main, ["--host", "127.0.0.1", "--port", "0", "--webui-port", "0"])
 
     def worker(self, master: str, number: int) -> list[str]:
         main = "org.apache.spark.deploy.worker.Worker"
@@ -174,7 +174,7 @@ class _Spark:
 
     def job_server(self, master: str, settings: Mapping[str, str]) -> list[str]:
         main = "org.apache.beam.runners.spark.SparkJobServerDriver"
-        ports = "--job-port 0 --artifact-port 0 --expansion-port 0".split()
+        ports = ["--job-port", "0", "--artifact-port", "0", "--expansion-port", "0"]
         properties = {
             "spark.driver.host": "127.0.0.1",
             "spark.driver.bindAddress": "127.0.0.1",
@@ -255,7 +255,7 @@ def _logged(server: Server, pattern: str) -> str:
     return _wait(server, look)
 
 
-def _wait(server: Server, look: Callable[[], str | None], seconds: float = 90) -> str:
+def _wait(server: Server, look: Callable[[], str | None], seconds: float = 180) -> str:
     """What `look` finds, as soon as it finds something."""
     until = time.monotonic() + seconds
     while (found := look()) is None:

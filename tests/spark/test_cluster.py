@@ -3,29 +3,38 @@
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import apache_beam as beam
+import psutil
 import pytest
 from apache_beam.metrics import Metrics, MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
-from tests.spark.cluster import Cluster, cluster, missing_tools, serve, worker_pool
+from tests.spark.cluster import Cluster, cluster, missing_tools, worker_pool
 
-pytestmark = pytest.mark.xdist_group("spark")
+pytestmark = [
+    pytest.mark.xdist_group("spark"),
+    # Executors leave without a word to workers that are threads of this process.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+]
 SQUARES = {last: [n * n for n in range(last, 60, 10)] for last in range(10)}
 
 
-@pytest.fixture(scope="module")
-def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A cluster; without Java the tests are skipped, or fail where tools are required."""
+@pytest.fixture(scope="module", autouse=True)
+def java() -> None:
+    """Without Java and Maven the tests are skipped, or fail where tools are required."""
     if missing := missing_tools():
         message = f"not on PATH: {', '.join(missing)}: apt-get install default-jre-headless maven"
         if os.environ.get("MIXWRIGHT_REQUIRE_TOOLS"):
             pytest.fail(message)
         pytest.skip(message)
+
+
+@pytest.fixture(scope="module")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with cluster(tmp_path_factory.mktemp("spark")) as running:
         yield running
 
@@ -47,7 +56,7 @@ class Square(beam.DoFn):
 def squares(spark: Cluster, output: Path, died: Path | None, *worker: str) -> PipelineResult:
     """Runs a pipeline of two shuffles that writes one file for each last digit."""
 
-    def write(group: tuple[int, list[int]]) -> None:
+    def write(group: tuple[int, Iterable[int]]) -> None:
         (output / f"{group[0]}.json").write_text(json.dumps(sorted(group[1])))
 
     output.mkdir()
@@ -93,4 +102,12 @@ def test_workers_of_a_pool_of_which_one_is_killed(spark: Cluster, tmp_path: Path
 
 
 def test_what_does_not_start_says_why(tmp_path: Path) -> None:
-    ...
+    bad = pytest.raises(
+        RuntimeError, match=r"(?s)worker-1 ended with 1; .*worker-1\.log:\n.*Usage: Worker"
+    )
+
+    with bad, cluster(tmp_path, executor_memory="abc"):
+        pass
+
+    left = [process.cmdline() for process in psutil.process_iter(["cmdline"])]
+    assert not [line for line in left if str(tmp_path) in " ".join(line)]

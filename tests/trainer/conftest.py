@@ -9,6 +9,7 @@ import open_clip
 import pytest
 import torch
 
+from tests.shards.buckets import _served, bucket, server  # noqa: F401
 from tests.trainer.samples import mixture, write_shards
 
 TINY_TOWER = {

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ from safetensors.torch import load_file, save_file
 
 from configs.reading import check
 from shards import storage
+from shards.storage import Remote
+from tests.servers.s3 import S3Server
+from tests.shards.buckets import copy
 from trainer import checkpoint
 from trainer.config import TrainConfig
-from trainer.data import Examples
+from trainer.data import Batch, Examples
 from trainer.train import Progress, build_run, evaluate, train
 
 
@@ -38,13 +42,14 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 def read_positions(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """The positions of every batch that is read from now on."""
     seen: list[list[int]] = []
-    batch = Examples.batch
+    batches = Examples.batches
 
-    def record(self: Examples, positions: list[int]) -> Any:
-        seen.append(positions)
-        return batch(self, positions)
+    def record(self: Examples, steps: Iterable[list[int]]) -> Iterator[Batch]:
+        for step in steps:
+            seen.append(step)
+            yield from batches(self, [step])
 
-    monkeypatch.setattr(Examples, "batch", record)
+    monkeypatch.setattr(Examples, "batches", record)
     return seen
 
 
@@ -183,13 +188,42 @@ def test_an_interrupted_save_leaves_the_checkpoint_before(
     assert train(config).steps == 6
 
 
-def test_half_a_line_of_metrics_is_removed(values: dict[str, Any], tmp_path: Path) -> None:
-    config = config_of(values, tmp_path)
+def test_a_run_in_a_bucket_arrives_at_the_weights_of_one_on_a_disk(
+    values: dict[str, Any],
+    shards: Path,
+    tmp_path: Path,
+    bucket: Remote,
+    server: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    local = train(config_of(values, tmp_path))
+    copy(shards, bucket / "shards")
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    section = {"s3": {"endpoint": server.endpoint}}
+    there = values | {"storage": section, "shards": f"{bucket}shards", "out": f"{bucket}run"}
+    config = check(TrainConfig, there, "test")
+    with pytest.raises(Killed):
+        train(config, kill_at(4))
+    server.fault("error", method="GET", keys="shards/*", count=5)
+    server.fault("drop", method="PUT", keys="run/*", count=3, after=100)
     result = train(config)
-    before = result.metrics.read_text()
-    result.metrics.write_text(before + '{"step": 6, "lo')
-    train(config)
-    assert result.metrics.read_text() == before
+    assert str(result.checkpoint) == f"{bucket}run/checkpoints/step-000006"
+    for name in (checkpoint.MODEL, checkpoint.OPTIMISER, checkpoint.STATE):
+        assert storage.read_bytes(result.checkpoint / name) == (
+            storage.read_bytes(local.checkpoint / name)
+        )
+    lines = [json.loads(line) for line in storage.read_bytes(result.metrics).splitlines()]
+    assert [line["step"] for line in lines] == [line["step"] for line in lines_of(local.metrics)]
+    assert result.last_loss == local.last_loss
+
+
+def test_a_folder_without_its_state_is_no_checkpoint(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    result = train(config_of(values, tmp_path))
+    (result.checkpoint / checkpoint.STATE).unlink()
+    assert checkpoint.latest(tmp_path) == checkpoint.folder_of(tmp_path, 3)
+    assert checkpoint.latest(tmp_path / "nowhere") is None
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run(

@@ -82,6 +82,16 @@ def test_a_range_beyond_the_end(store: GcsStore, start: int, length: int) -> Non
         store.get("k", start, length)
 
 
+def test_another_upload_is_another_version(store: GcsStore) -> None:
+    store.put_bytes("k", b"hello")
+    before = store.version("k")
+    assert store.version("k") == before
+    store.put_bytes("k", b"hallo")
+    assert store.version("k") != before
+    with pytest.raises(FileNotFoundError, match="gs://b/none"):
+        store.version("none")
+
+
 def test_an_empty_object(store: GcsStore, tmp_path: Path) -> None:
     (tmp_path / "empty").write_bytes(b"")
     store.put("empty", tmp_path / "empty")

@@ -49,7 +49,7 @@ def server(served: S3Server) -> S3Server:
 @pytest.fixture
 def bucket(server: S3Server) -> str:
     name = f"bucket-{uuid.uuid4().hex}"
-    server.client().create_bucket(Bucket=name)
+    server.client.create_bucket(Bucket=name)
     return name
 
 
@@ -73,7 +73,7 @@ def fill(bucket: str, keys: list[str]) -> None:
 
 
 def uploads(server: S3Server, bucket: str) -> list[object]:
-    return server.client().list_multipart_uploads(Bucket=bucket).get("Uploads", [])
+    return server.client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
 
 
 # Without faults
@@ -218,7 +218,7 @@ def test_an_object_that_changes_is_read_from_its_beginning(
     changed = MEGABYTE[::-1]
 
     def change(*_: object) -> None:
-        server.client().put_object(Bucket=bucket, Key="k", Body=changed)
+        server.client.put_object(Bucket=bucket, Key="k", Body=changed)
 
     monkeypatch.setattr(s3._Patience, "wait", change)
     server.fault("truncate", method="GET", after=600_000)
@@ -271,6 +271,16 @@ def test_a_broken_multipart_upload_goes_on(
     rule = server.fault(**fault)
     store.put("long", long_file)
     assert rule.count == 0
+    assert store.get("long") == long_file.read_bytes()
+    assert uploads(server, bucket) == []
+
+
+def test_a_completion_whose_answer_was_lost(
+    server: S3Server, store: S3Store, bucket: str, long_file: Path
+) -> None:
+    server.fault("lose", method="POST", query="uploadId=*")
+    server.fault("error", method="POST", query="uploadId=*", status=404, code="NoSuchUpload")
+    store.put("long", long_file)
     assert store.get("long") == long_file.read_bytes()
     assert uploads(server, bucket) == []
 
@@ -419,7 +429,7 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_anonymous_requests_are_not_signed(server: S3Server, bucket: str) -> None:
-    server.client().put_object(Bucket=bucket, Key="k", Body=b"x", ACL="public-read")
+    server.client.put_object(Bucket=bucket, Key="k", Body=b"x", ACL="public-read")
     store = open_store(bucket, S3Options(endpoint=server.endpoint, anonymous=True))
     assert store.get("k") == b"x"
     assert "authorization" not in server.requests[0].headers
