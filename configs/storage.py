@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, PlainSerializer, ValidationInfo
+from pydantic import PlainSerializer, PlainValidator, ValidationInfo
 
 from configs.reading import Strict
 from shards.storage import Location, location
@@ -48,4 +48,4 @@ def _located(value: Any, info: ValidationInfo) -> Any:
 
 
 # A path or URL of a model whose field `storage` stands before it.
-Place = Annotated[Location, BeforeValidator(_located), PlainSerializer(str)]
+Place = Annotated[Location, PlainValidator(_located), PlainSerializer(str)]

@@ -1,10 +1,8 @@
 """Image-caption pairs: a table of URLs and alt texts becomes unique, scored pairs."""
 
-import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import islice
-from typing import Any
+from typing import Any, BinaryIO
 
 import apache_beam as beam
 import pyarrow as pa
@@ -17,9 +15,12 @@ from pipelines.score import score_stage
 from pipelines.stage import Part, Place, Stage, filter_stage, write_documents
 from shards import ledger, schema
 from shards.storage import Location, in_parallel, open_stream, read_rows, row_count
+from shards.storage import size as file_size
 from shards.stores.options import StorageOptions
 
-Slice = tuple[Location, int, int]  # file, first row, rows
+# File and range: rows of Parquet, bytes of TSV, of which a slice has the lines that begin in it.
+Slice = tuple[Location, int, int]
+HEAD = 1 << 16  # bytes of a TSV that tell how long its lines are
 
 
 def stages(recipe: Captions, options: Download, storage: StorageOptions) -> list[Stage]:
@@ -51,18 +52,25 @@ def read_stage(name: str, tables: Tables, storage: StorageOptions) -> Stage:
 
 
 def _slices(files: Sequence[Location], size: int) -> list[Slice]:
+    """Slices of about `size` rows; no file is read through to find them."""
     return [
-        (file, first, min(size, rows - first))
-        for file, rows in zip(files, in_parallel(_rows_of, files), strict=True)
-        for first in range(0, rows, size)
+        (file, start, min(start + step, end))
+        for file, (begin, end, step) in zip(
+            files, in_parallel(partial(_extent, size=size), files), strict=True
+        )
+        for start in range(begin, end, step)
     ]
 
 
-def _rows_of(file: Location) -> int:
+def _extent(file: Location, size: int) -> tuple[int, int, int]:
+    """Begin, end and step of a file's slices."""
     if file.suffix == ".parquet":
-        return row_count(file)
-    with open_stream(file) as lines:
-        return max(sum(1 for _ in lines) - 1, 0)
+        return 0, row_count(file), size
+    with open_stream(file) as stream:
+        header = len(stream.readline())
+        head = stream.read(HEAD)
+    length = len(head) / max(head.count(b"\n"), 1)
+    return header, file_size(file), max(round(size * length), 1)
 
 
 def _read(parts: Any, place: Place, tables: Tables, slices: Sequence[Slice]) -> Any:
@@ -72,29 +80,42 @@ def _read(parts: Any, place: Place, tables: Tables, slices: Sequence[Slice]) -> 
 def _read_part(part: int, place: Place, tables: Tables, slices: Sequence[Slice]) -> int:
     with place.clock():
         if not place.has(part):
-            file, first, rows = slices[part]
-            table = _load(file, first, rows)
-            write_documents(place, part, table, pairs(table, tables, file=str(file), first=first))
+            file = slices[part][0]
+            table, positions = _load(*slices[part])
+            result = pairs(table, tables, file=str(file), positions=positions)
+            write_documents(place, part, table, result)
     return part
 
 
-def _load(file: Location, first: int, rows: int) -> pa.Table:
+def _load(file: Location, start: int, stop: int) -> tuple[pa.Table, Sequence[int]]:
+    """The rows of a slice, and the position of each in its file: its number, or its first byte."""
     if file.suffix == ".parquet":
-        return read_rows(file, first, rows)
+        return read_rows(file, start, stop - start), range(start, stop)
+    with open_stream(file) as stream:
+        names = _cells(stream.readline(), "utf-8-sig")
+        lines = list(_lines(stream, start, stop))
+    columns = pa.schema([(name or "", pa.string()) for name in names])
     # By hand, because a CSV reader guesses types and stops at the first line of a wrong width.
-    with io.TextIOWrapper(open_stream(file), "utf-8-sig", "replace", "\n") as lines:
-        names = next(lines, "").rstrip("\r\n").split("\t")
-        cells = [_cells(line) for line in islice(lines, first, first + rows)]
-    columns = pa.schema([(name, pa.string()) for name in names])
-    return pa.Table.from_pylist([dict(zip(names, c, strict=False)) for c in cells], schema=columns)
+    rows = [dict(zip(columns.names, _cells(line), strict=False)) for _, line in lines]
+    return pa.Table.from_pylist(rows, schema=columns), [position for position, _ in lines]
 
 
-def _cells(line: str) -> list[str | None]:
+def _lines(stream: BinaryIO, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
+    """The lines that begin in [start, stop), with where they do."""
+    stream.seek(start - 1)
+    position = start - 1 + len(stream.readline())  # the end of the line that byte start - 1 is in
+    while position < stop:
+        line = stream.readline()
+        yield position, line
+        position += len(line)
+
+
+def _cells(line: bytes, encoding: str = "utf-8") -> list[str | None]:
     """The cells of a line of TSV; an empty one is null."""
-    return [cell or None for cell in line.rstrip("\r\n").split("\t")]
+    return [cell or None for cell in line.decode(encoding, "replace").rstrip("\r\n").split("\t")]
 
 
-def pairs(table: pa.Table, tables: Tables, *, file: str, first: int) -> Part:
+def pairs(table: pa.Table, tables: Tables, *, file: str, positions: Sequence[int]) -> Part:
     """The documents of a slice of a URL table, and ledger rows of what is no pair.
 
     Raises `ConfigError` when the table lacks a column that the recipe names.
@@ -105,7 +126,7 @@ def pairs(table: pa.Table, tables: Tables, *, file: str, first: int) -> Part:
                 f"{file}: no column {column!r}; it has {', '.join(table.column_names)}"
             )
     documents, drops = [], []
-    for i, row in enumerate(table.to_pylist()):
+    for position, row in zip(positions, table.to_pylist(), strict=True):
         url, text = row[tables.url], row[tables.text]
         licence = row[tables.licence] if tables.licence else None
         pair = schema.document(
@@ -114,7 +135,7 @@ def pairs(table: pa.Table, tables: Tables, *, file: str, first: int) -> Part:
             [schema.image_part(url or ""), schema.text_part(text or "")],
             licence=licence,
             file=file,
-            position=first + i,
+            position=position,
         )
         reason = "no_url" if not url else "no_caption" if not (text or "").strip() else None
         if reason:

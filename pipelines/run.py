@@ -22,8 +22,13 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.metrics import MetricsFilter
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import (
+    GoogleCloudOptions,
+    PipelineOptions,
+    PortableOptions,
+)
 
+from pipelines.jobs import cancel_abandoned
 from pipelines.stage import MICROSECONDS, Place, Stage
 from shards import ledger
 from shards.storage import Location, in_parallel, names, remove_tree, stamp
@@ -250,6 +255,9 @@ def next_job(
 
 def _run_job(wave: Sequence[Planned], places: Mapping[str, Place], options: PipelineOptions) -> Any:
     """Run a wave's graph to its end; a job that is left to itself, as on Ctrl-C, is cancelled."""
+    server = options.view_as(PortableOptions).job_endpoint
+    if server and ":" in server:
+        cancel_abandoned(server, options.view_as(GoogleCloudOptions).job_name)
     pipeline = beam.Pipeline(options=options)
     _build(pipeline, wave, places)
     result = pipeline.run()

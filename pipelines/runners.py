@@ -1,13 +1,17 @@
 """Beam options for each engine."""
 
+import io
 import os
+import re
 from collections.abc import Iterable, Mapping
+from contextlib import redirect_stderr
 from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from configs.reading import ConfigError
 from pipelines.config import Cluster, Dataflow, Recipe, Runner
+from shards import schema
 
 # How long a worker that has nothing to do is kept for the next stage: starting one takes as long
 # as importing Beam and loading a model.
@@ -21,10 +25,32 @@ def pipeline_options(recipe: Recipe) -> PipelineOptions:
         "local": lambda: _local(runner),
         "spark": lambda: _cluster("spark", runner.spark),
         "flink": lambda: _cluster("flink", runner.flink),
-        "dataflow": lambda: _dataflow(recipe.name, runner.dataflow),
+        "dataflow": lambda: _dataflow(runner.dataflow),
     }
-    named = engines[runner.engine]() | {"default_sdk_harness_log_level": "WARN"}
-    return PipelineOptions(list(_arguments(named | runner.options)))
+    named = engines[runner.engine]() | {
+        "job_name": _job_name(recipe),
+        "default_sdk_harness_log_level": "WARN",
+    }
+    return _read(list(_arguments(named | runner.options)))
+
+
+def _read(arguments: list[str]) -> PipelineOptions:
+    """All options, read at once: later, Beam would end the process at a wrong one."""
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            options = PipelineOptions(arguments)
+            options.get_all_options()
+    except SystemExit:
+        cause = said.getvalue().strip().rpartition("error: ")[2]
+        raise ConfigError(f"runner.options: {cause}") from None
+    return options
+
+
+def _job_name(recipe: Recipe) -> str:
+    """The same for all jobs of a run, so that an abandoned one is found; Dataflow's alphabet."""
+    name = re.sub("[^a-z0-9]+", "-", recipe.name.lower()).strip("-")
+    return f"mixwright-{name}-{schema.digest(str(recipe.out))[:8]}"
 
 
 def _arguments(options: Mapping[str, Any]) -> Iterable[str]:
@@ -33,9 +59,8 @@ def _arguments(options: Mapping[str, Any]) -> Iterable[str]:
         if value is True:
             yield f"--{name}"
         elif value is not False and value is not None:
-            yield from (
-                f"--{name}={each}" for each in (value if isinstance(value, list) else [value])
-            )
+            values = value if isinstance(value, list) else [value]
+            yield from (f"--{name}={each}" for each in values)
 
 
 def _local(runner: Runner) -> dict[str, Any]:
@@ -92,7 +117,7 @@ def _environment(engine: str, cluster: Cluster) -> dict[str, Any]:
     return {"environment_type": "LOOPBACK"}
 
 
-def _dataflow(name: str, dataflow: Dataflow) -> dict[str, Any]:
+def _dataflow(dataflow: Dataflow) -> dict[str, Any]:
     """Google Cloud Dataflow."""
     missing = [k for k in ("project", "region", "temp", "image") if getattr(dataflow, k) is None]
     if missing:
@@ -100,7 +125,6 @@ def _dataflow(name: str, dataflow: Dataflow) -> dict[str, Any]:
     accelerator = dataflow.accelerator and f"worker_accelerator={dataflow.accelerator}"
     return {
         "runner": "DataflowRunner",
-        "job_name": "".join(c if c.isalnum() else "-" for c in name.lower()).strip("-"),
         "project": dataflow.project,
         "region": dataflow.region,
         "temp_location": dataflow.temp,

@@ -149,6 +149,8 @@ def exists(place: Location) -> bool:
 def size(place: Location) -> int:
     """A file's length in bytes; raises FileNotFoundError."""
     if isinstance(place, Remote):
+        if not place.key:
+            raise FileNotFoundError(2, "is a bucket, not an object", str(place))
         return place.store.size(place.key)
     if place.is_dir():
         raise FileNotFoundError(2, "is a folder, not a file", str(place))

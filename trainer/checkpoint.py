@@ -74,7 +74,7 @@ def latest(out: Location) -> Location | None:
     """The whole checkpoint of the highest step, if there is any."""
     steps = [name for name in storage.names(out / FOLDER) if name.startswith("step-")]
     for name in sorted(steps, key=lambda name: int(name.removeprefix("step-")), reverse=True):
-        if True:
+        if storage.exists(out / FOLDER / name / STATE):
             return out / FOLDER / name
     return None
 

@@ -39,10 +39,7 @@ def run_stage(
     stage: Stage, out: Path, inputs: Sequence[Path], lookups: Sequence[Path] = ()
 ) -> Place:
     """Run one stage's graph, into a folder of `out`, and commit it."""
-    if stage.parts:
-        count = stage.parts(inputs or lookups)
-    else:
-        count = ledger.part_count(inputs[0])
+    count = stage.parts(inputs or lookups) if stage.parts else ledger.part_count(inputs[0])
     place = Place(stage.name, out.parent, out / "out", tuple(inputs), tuple(lookups), count)
     with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as pipeline:
         stage.build(pipeline | beam.Create(range(count)), place)

@@ -37,7 +37,7 @@ def write_tsv(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def test_a_row_becomes_an_image_and_its_text():
-    documents, _ = captions.pairs(table(), TABLES, file="urls.parquet", first=100)
+    documents, _ = captions.pairs(table(), TABLES, file="urls.parquet", positions=range(100, 107))
     first = documents.to_pylist()[0]
     assert [part["url"] for part in first["parts"]] == ["http://a.example/0.jpg", None]
     assert [part["text"] for part in first["parts"]] == [None, "A cat."]
@@ -46,7 +46,9 @@ def test_a_row_becomes_an_image_and_its_text():
 
 
 def test_a_row_without_url_or_caption_is_dropped_with_the_reason():
-    documents, drops = captions.pairs(table(), TABLES, file="urls.parquet", first=0)
+    documents, drops = captions.pairs(
+        table(), TABLES, file="urls.parquet", positions=range(len(ROWS))
+    )
     assert documents["provenance"].to_pylist() == [
         {"file": "urls.parquet", "position": i} for i in (0, 1, 6)
     ]
@@ -66,14 +68,13 @@ def test_a_missing_column_is_named_with_those_that_exist(changes: dict[str, str]
     tables = TABLES.model_copy(update={"licence": None, **changes} if changes else {})
     message = f"urls.parquet: no column '{column}'; it has url, caption"
     with pytest.raises(ConfigError, match=message):
-        captions.pairs(given, tables, file="urls.parquet", first=0)
+        captions.pairs(given, tables, file="urls.parquet", positions=range(len(ROWS)))
 
 
 def load_all(path: Path, size: int) -> list[dict[str, Any]]:
     """All rows of a file, read slice by slice."""
     slices = captions._slices([path], size)
-    assert all(rows <= size for _, _, rows in slices)
-    return [row for piece in slices for row in captions._load(*piece).to_pylist()]
+    return [row for piece in slices for row in captions._load(*piece)[0].to_pylist()]
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 100])
@@ -102,11 +103,11 @@ def test_a_broken_line_of_a_tsv_costs_that_line_only(tmp_path: Path):
     path = tmp_path / "urls.tsv"
     lines = [b"url\tcaption", b"http://a.example/0.jpg", b"", b"http://a.example/2.jpg\tA\tB"]
     path.write_bytes(b"\r\n".join([*lines, b"http://a.example/3.jpg\tGr\xfc\xdfe"]))
-    ((file, first, rows),) = captions._slices([path], 100)
-    tables = Tables(files=[str(file)])
-    documents, drops = captions.pairs(
-        captions._load(file, first, rows), tables, file=str(file), first=first
-    )
+    (piece,) = captions._slices([path], 100)
+    given, positions = captions._load(*piece)
+    assert positions == [13, 37, 39, 67]
+    tables = Tables(files=[str(path)])
+    documents, drops = captions.pairs(given, tables, file=str(path), positions=positions)
     assert drops["reason"].to_pylist() == ["no_caption", "no_url"]
     assert schema.texts(documents) == ["A", "Gr��e"]
 

@@ -1,9 +1,9 @@
 """The command line: what each command prints, which exit code it ends with, how mistakes are told.
 
-Exit codes: 0 done, 1 failed, 2 a mistake in the command or the recipe.
+Exit codes: 0 done, 1 failed, 2 a mistake in the command or the recipe, 130 and 143 stopped by a
+signal (test_run.py).
 """
 
-import json
 import resource
 import subprocess
 import sys
@@ -17,13 +17,12 @@ from typer.testing import CliRunner
 
 from pipelines.cli import app
 from pipelines.config import Recipe, load_recipe
-from pipelines.demo import HOSTS
 from shards import ledger
 from shards.loader import open_shards
 from shards.storage import read_table
 from tests.pipelines.small import CONFIGS
 
-COMMANDS = ["", "run", "demo", "train", "inspect", "why", "verify", "report", "config"]
+COMMANDS = ["run", "demo", "train", "status", "inspect", "why", "verify", "report"]
 
 
 def mixwright(*arguments: object) -> Result:
@@ -65,7 +64,7 @@ finally:
 """
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "config show"])
+@pytest.mark.parametrize("command", ["", *COMMANDS, "config", "config show"])
 def test_help_answers_at_once_and_loads_no_engine_and_no_model(command: str):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     asked = [sys.executable, "-c", WATCHED, *command.split(), "--help"]
@@ -76,7 +75,7 @@ def test_help_answers_at_once_and_loads_no_engine_and_no_model(command: str):
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
 
 
-@pytest.mark.parametrize("command", ["run", "demo", "train", "inspect", "why", "verify", "report"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_an_example_that_begins_with_the_command(command: str):
     assert f"mixwright {command} " in mixwright(command, "--help").stdout.split("Examples")[1] + " "
     assert command in mixwright("--help").stdout
@@ -145,14 +144,14 @@ def test_other_mistakes_name_their_mend(tmp_path: Path, recipe: Path):
     assert "not the sample (no pages.tsv)" in fails(2, "demo", "--sample", tmp_path)
 
 
-@pytest.mark.parametrize("command", ["inspect", "verify", "report"])
+@pytest.mark.parametrize("command", ["status", "inspect", "verify", "report"])
 def test_a_folder_that_is_not_there_fails_with_its_name(tmp_path: Path, command: str):
     assert str(tmp_path / "none") in fails(1, command, tmp_path / "none")
 
 
 def test_a_folder_of_something_else_fails_with_what_was_expected(tmp_path: Path):
     assert "manifest.json is missing" in fails(1, "verify", tmp_path)
-    assert "no finished stage and no Parquet file" in fails(1, "inspect", tmp_path)
+    assert "no manifest.json, no run.json and no Parquet file" in fails(1, "inspect", tmp_path)
     assert "no such run" in fails(1, "why", "x", "--run", tmp_path / "none")
 
 
@@ -170,7 +169,7 @@ def test_a_finished_run_has_nothing_to_do(small_run: Recipe):
 
 
 def test_why_a_caption_was_dropped(small_run: Recipe):
-    drops = ledger.read_drops(small_run.out / "captions" / "keep").to_pylist()
+    drops = ledger.read_drops(ledger.current(small_run.out / "captions" / "keep")).to_pylist()
     row = next(row for row in drops if row["unit"] == "document")
     result = mixwright("why", row["url"], "--run", small_run.out)
     assert result.exit_code == 0
@@ -181,7 +180,8 @@ def test_why_a_caption_was_dropped(small_run: Recipe):
 
 
 def test_why_a_page_is_in_the_shards(small_run: Recipe):
-    index = read_table(small_run.out / "shards" / "mixwright-00000.parquet").to_pylist()
+    shards = ledger.current(small_run.out / "shards")
+    index = read_table(shards / "mixwright-00000.parquet").to_pylist()
     row = next(row for row in index if row["corpus"] == "interleaved" and row["documents"])
     result = mixwright("why", row["documents"][0], "--run", small_run.out)
     place = f"in the shards (mixwright-00000.tar, sequence {row['position']})"
@@ -200,7 +200,7 @@ def test_verify_counts_what_it_checked(small_run: Recipe):
 
 
 def test_verify_names_a_damaged_shard_and_fails(small_run: Recipe, tmp_path: Path):
-    for file in (small_run.out / "shards").glob("m*"):
+    for file in ledger.current(small_run.out / "shards").glob("m*"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     tar = tmp_path / "mixwright-00001.tar"
     with tarfile.open(tar) as members:
@@ -216,10 +216,11 @@ def test_verify_names_a_damaged_shard_and_fails(small_run: Recipe, tmp_path: Pat
 def test_inspect_a_run_its_shards_and_its_documents(small_run: Recipe):
     run = mixwright("inspect", small_run.out)
     shards = mixwright("inspect", small_run.out / "shards")
-    documents = mixwright("inspect", small_run.out / "text" / "dedupe" / "documents")
+    folder = ledger.current(small_run.out / "text" / "dedupe")
+    documents = mixwright("inspect", folder / "documents")
     assert [r.exit_code for r in (run, shards, documents)] == [0, 0, 0]
     assert run.stdout.endswith(shards.stdout)
-    kept = ledger.read_counts(small_run.out / "text" / "dedupe").kept["document"]
+    kept = ledger.read_counts(folder).kept["document"]
     found = dict(line.split(maxsplit=1) for line in documents.stdout.splitlines()[:3])
     assert found["documents"] == str(kept)
 
@@ -229,8 +230,7 @@ def test_report_prints_the_page_that_it_wrote(small_run: Recipe, tmp_path: Path)
     copy = tmp_path / "run"
     copy.mkdir()
     for path in small_run.out.iterdir():
-        if path.is_dir():
-            (copy / path.name).symlink_to(path)
+        (copy / path.name).symlink_to(path)
     result = mixwright("report", copy)
     assert result.exit_code == 0
     page = Path(result.stdout.strip())
@@ -238,20 +238,33 @@ def test_report_prints_the_page_that_it_wrote(small_run: Recipe, tmp_path: Path)
     assert "<html" in page.read_text(encoding="utf-8")
 
 
-def test_a_run_that_fails_says_why_and_where_the_whole_story_is(small_run: Recipe, tmp_path: Path):
-    """A table without the column that the recipe names."""
-    path = small_run.out.parent / "r.yaml"
-    tree = yaml.safe_load(path.read_text())
-    assert tree["download"]["connect_to"].keys() == {HOSTS}
-    out = f"out={json.dumps(str(tmp_path / 'run'))}"
-    arguments = ["run", path, "--only", "captions/read", "--set", out]
-    asked = [sys.executable, "-m", "pipelines.cli", *arguments, "--set"]
-    done = subprocess.run(
-        [*map(str, asked), "corpora.captions.read.text=alt"],
-        capture_output=True,
-        text=True,
-        check=False,
+def test_status_of_a_finished_run(small_run: Recipe):
+    result = mixwright("status", small_run.out)
+    assert result.exit_code == 0
+    _, *lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == [
+        name for name, _ in ledger.stage_folders(small_run.out)
+    ]
+    assert all(" done, " in line for line in lines)
+
+
+# Engines
+
+
+def test_an_engine_without_an_address_is_a_mistake_with_its_mend(recipe: Path):
+    said = fails(2, "run", recipe, "--runner", "spark")
+    assert "runner.spark: needs job_endpoint (host:port of a Beam job server) or master" in said
+    assert not (recipe.parent / "run").exists()
+
+
+def test_a_runner_on_the_command_line_goes_over_the_recipes(recipe: Path):
+    spark = ["--set", "runner.engine=flink", "--runner", "spark"]
+    assert "runner.spark: " in fails(2, "run", recipe, *spark)
+    assert "'local', 'spark', 'flink' or 'dataflow'" in fails(2, "run", recipe, "--runner", "ray")
+
+
+def test_an_option_that_beam_does_not_take_is_a_mistake(recipe: Path):
+    said = fails(2, "run", recipe, "--set", "runner.options.direct_num_workers=many")
+    assert said == (
+        "error: runner.options: argument --direct_num_workers: invalid int value: 'many'\n"
     )
-    assert done.returncode in (1, 2)
-    assert "no column 'alt'; it has url, caption" in done.stderr
-    assert "Traceback" not in done.stderr

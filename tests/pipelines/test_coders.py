@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from apache_beam import coders
+from apache_beam import coders, typehints
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,6 +60,6 @@ def test_bytes_do_not_pass_when_there_are_no_rows_either():
 
 def test_beam_takes_it_for_tables_and_pairs_of_them():
     assert isinstance(coders.registry.get_coder(pa.Table), TableCoder)
-    pair = coders.registry.get_coder(tuple[int, pa.Table])
+    pair = coders.registry.get_coder(typehints.Tuple[int, pa.Table])
     assert [type(c) for c in pair.coders()] == [coders.VarIntCoder, TableCoder]
     assert not pair.is_deterministic()

@@ -49,7 +49,7 @@ def test_set_changes_a_key_and_reads_its_value_as_yaml(tmp_path: Path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sede": 1}, r"x.yaml: sede: unknown key; allowed: name, out, seed"),
+        ({"sede": 1}, r"x.yaml: sede: unknown key; allowed: name, storage, out, seed"),
         (
             {"corpora": captions(clip={"modle": "x"})},
             r"corpora.captions.clip.modle: unknown key; allowed: model, pretrained",

@@ -81,10 +81,13 @@ def test_the_summary_says_what_the_ledger_says(small_run: Recipe):
         "interleaved": ("extract", "keep"),
         "text": ("extract", "dedupe"),
     }.items():
-        folder = small_run.out / corpus
+        read_first, read_last = (
+            ledger.read_counts(ledger.current(small_run.out / corpus / name))
+            for name in (first, last)
+        )
         _, read, kept, reasons = funnels[corpus]
-        assert int(read) == ledger.read_counts(folder / first).read["document"]
-        assert int(kept) == ledger.read_counts(folder / last).kept["document"]
+        assert int(read) == read_first.read["document"]
+        assert int(kept) == read_last.kept["document"]
         # All that is not kept is there by reason, the last of them together.
         lost = sum(int(reason.split()[1]) for reason in reasons.split(", "))
         assert lost == int(read) - int(kept)

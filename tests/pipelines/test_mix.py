@@ -166,6 +166,28 @@ def test_no_pieces_are_no_sequences(index: pa.Table):
     assert packed(index) == ([], schema.DROP.empty_table())
 
 
+# Which part holds what
+
+
+@given(st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 9), min_size=1), st.integers(1, 4))
+def test_parts_are_numbered_corpus_by_corpus_epoch_by_epoch_slice_by_slice(
+    slices: dict[str, int], epochs: int
+):
+    layout = mix.Layout(slices, epochs)
+    parts = [
+        (corpus, epoch, k)
+        for corpus, count in slices.items()
+        for epoch in range(epochs)
+        for k in range(count)
+    ]
+    assert layout.parts == len(parts)
+    for number, (corpus, epoch, k) in enumerate(parts):
+        assert layout.first(corpus, epoch) + k == number
+        assert layout.corpus_and_epoch(number) == (corpus, epoch)
+    with pytest.raises(IndexError):
+        layout.corpus_and_epoch(len(parts))
+
+
 # Whole stages
 
 

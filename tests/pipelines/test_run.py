@@ -6,22 +6,38 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import apache_beam as beam
+import psutil
+import pyarrow as pa
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+from typer.testing import CliRunner
 
 from pipelines import run
+from pipelines.cli import app
 from pipelines.config import Recipe, load_recipe
+from pipelines.dataflow import shuffles
 from pipelines.recipe import selected, stages_of
 from pipelines.run import plan
 from pipelines.site import Site
-from shards import ledger
+from pipelines.stage import Place, Stage
+from pipelines.status import read_status
+from shards import ledger, schema
+from shards.storage import read_table
 from shards.verify import verify
-from tests.pipelines.small import run_quietly, small_recipe
+from tests.pipelines.background import captions_recipe, finish, held_server, mixwright
+from tests.pipelines.small import small_recipe
 
 
 def shard_hashes(folder: Path) -> dict[str, str]:
-    files = sorted([*(folder / "shards").glob("mixwright-*"), folder / "shards" / "manifest.json"])
+    shards = ledger.current(folder / "shards")
+    files = sorted([*shards.glob("mixwright-*"), shards / "manifest.json"])
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
@@ -62,7 +78,8 @@ def test_dropped_rows_are_as_many_as_the_counts_say(small_run: Recipe):
 
 def test_a_second_run_does_nothing(small_run: Recipe):
     before = {p: p.stat().st_mtime_ns for p in small_run.out.rglob("*") if p.is_file()}
-    assert run_quietly(small_run) == []
+    result = CliRunner().invoke(app, ["run", str(small_run.out.parent / "r.yaml")])
+    assert (result.exit_code, "nothing to do" in result.stdout) == (0, True)
     assert {p: p.stat().st_mtime_ns for p in small_run.out.rglob("*") if p.is_file()} == before
 
 
@@ -116,6 +133,162 @@ def test_only_names_a_stage_with_what_it_reads(small_run: Recipe):
         selected(stages_of(small_run), "captoins")
 
 
+def test_nothing_but_tables_of_keys_crosses_a_shuffle(small_run: Recipe):
+    """By the coders of the graph that every engine is given: a pickle could hold an image."""
+    planned = plan(small_run.out, stages_of(small_run))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(beam.Pipeline, "run", lambda self: pytest.fail("it ran"))
+        pipeline = beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"]))
+        run._build(pipeline, planned, run._places(small_run.out, planned, planned))
+    found = shuffles(pipeline.to_runner_api())
+    grouped = [coder for name, coder in found if not name.endswith(("spread", "balance"))]
+    assert len([coder for coder in grouped if "TableCoder" in coder]) >= 8
+    allowed = {"VarIntCoder", "BytesCoder", "TupleCoder[VarIntCoder, TableCoder]"}
+    unlike = [(name, coder) for name, coder in found if coder not in allowed]
+    assert [name for name, _ in unlike] == ["pack/balance"]  # part, corpus and two folders
+
+
+# Where stages write
+
+
+def words(word: str, finish: Callable[[Place], None] | None = None) -> Stage:
+    """Three parts that say a word; where a file "no WORD" is in the run's folder, only one."""
+    return Stage("words", partial(_say, word=word), word, (), parts=lambda _: 3, finish=finish)
+
+
+def _say(parts: Any, place: Place, word: str) -> Any:
+    return parts | "say" >> beam.Map(_say_part, place, word)
+
+
+def _say_part(part: int, place: Place, word: str) -> int:
+    if part > 0 and (place.run / f"no {word}").exists():
+        raise ValueError(f"no {word}")
+    if not place.has(part):
+        nothing, one = schema.DROP.empty_table(), {"document": 1}
+        place.write(part, pa.table({"word": [word]}), nothing, read=one, kept=one)
+    return part
+
+
+def run_words(folder: Path, stage: Stage) -> None:
+    def watch(_: Any) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    options = PipelineOptions(["--runner=FnApiRunner"])
+    run.execute(folder, [stage], options, watch=watch, done=lambda *_: None)
+
+
+def said(folder: Path) -> list[str]:
+    """The words of the current output of the stage."""
+    files = ledger.part_files(ledger.current(folder / "words"), "documents")
+    return [str(word) for file in files for word in read_table(file)["word"].to_pylist()]
+
+
+def folders(run: Path) -> dict[str, list[str]]:
+    """The folders of the stage by the word that their first part says, with their parts."""
+    found = {}
+    for home in (run / "words").iterdir():
+        if home.is_dir():
+            (word,) = read_table(home / "documents" / "part-00000.parquet")["word"].to_pylist()
+            found[word] = sorted(ledger.parts_done(home))
+    return found
+
+
+def test_a_changed_config_writes_beside_and_then_takes_the_place(tmp_path: Path):
+    seen: list[tuple[list[str], list[str]]] = []
+
+    def finish(_: Place) -> None:
+        seen.append((sorted(folders(tmp_path)), said(tmp_path)))
+
+    run_words(tmp_path, words("a"))
+    before = ledger.current(tmp_path / "words")
+    run_words(tmp_path, words("b", finish))
+    assert seen == [(["a", "b"], ["a"] * 3)]  # readers have the old output until the new is whole
+    assert said(tmp_path) == ["b"] * 3
+    assert not before.exists()
+    names = sorted(path.name for path in (tmp_path / "words").iterdir())
+    assert names == sorted(["stage.json", ledger.current(tmp_path / "words").name])
+
+
+def test_what_failed_leaves_the_output_as_it_was(tmp_path: Path):
+    run_words(tmp_path, words("a"))
+    (tmp_path / "no b").touch()
+    with pytest.raises(Exception, match="no b"):
+        run_words(tmp_path, words("b"))
+    assert said(tmp_path) == ["a"] * 3
+    assert [p.done for p in plan(tmp_path, [words("a")])] == [True]
+
+
+def test_partial_folders_coexist_and_each_config_goes_on_with_its_own(tmp_path: Path):
+    for word in "ab":
+        (tmp_path / f"no {word}").touch()
+        with pytest.raises(Exception, match=f"no {word}"):
+            run_words(tmp_path, words(word))
+    first = ["part-00000"]
+    assert folders(tmp_path) == {"a": first, "b": first}
+
+    (home,) = {plan(tmp_path, [words("a")])[0].folder}
+    part = tmp_path / "words" / home / "documents" / "part-00000.parquet"
+    written = part.stat().st_mtime_ns
+    (tmp_path / "no a").unlink()
+    run_words(tmp_path, words("a"))
+    assert said(tmp_path) == ["a"] * 3
+    assert part.stat().st_mtime_ns == written
+    assert folders(tmp_path).keys() == {"a"}
+
+
+def test_another_stages_parts_are_not_taken_for_its_own(tmp_path: Path):
+    """Nothing but the fingerprint names a folder to go on with."""
+    run_words(tmp_path, words("a"))
+    home = ledger.current(tmp_path / "words")
+    (home.parent / ledger.STAGE_FILE).unlink()
+    home.rename(home.parent / ("0" * 16))
+    run_words(tmp_path, words("b"))
+    assert said(tmp_path) == ["b"] * 3
+    assert folders(tmp_path).keys() == {"b"}
+
+
+def test_without_its_last_file_a_stage_is_not_done(tmp_path: Path):
+    run_words(tmp_path, words("a"))
+    (tmp_path / "words" / ledger.STAGE_FILE).unlink()
+    assert [p.why for p in plan(tmp_path, [words("a")])] == ["new"]
+    home = next(path for path in (tmp_path / "words").iterdir())
+    files = {file: file.stat().st_mtime_ns for file in home.rglob("*.parquet")}
+    run_words(tmp_path, words("a"))
+    assert {file: file.stat().st_mtime_ns for file in home.rglob("*.parquet")} == files
+
+
+# Signals
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_that_is_told_to_stop_stops_and_can_go_on(
+    tmp_path: Path, number: signal.Signals, code: int
+):
+    command = ("run", tmp_path / "held.yaml", "--only", "captions/download")
+    with held_server() as server:
+        captions_recipe(tmp_path, server)
+        process = mixwright(*command)
+        assert server.asked.wait(60), "the download never began"
+        workers = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        ended = finish(process)
+        assert ended == (code, "", "error: stopped; the same command goes on from here\n")
+        gone, _ = psutil.wait_procs(workers, timeout=60)
+        assert len(gone) == len(workers) > 0
+        status = read_status(tmp_path / "run")
+        assert status is not None and status.state == "cancelled"
+        read = tmp_path / "run" / "captions" / "read"
+        before = {file: file.stat().st_mtime_ns for file in read.rglob("*.parquet")}
+        assert len(before) == 6  # documents and ledger of three parts
+        server.release.set()
+        again, out, _ = finish(mixwright(*command))
+    assert again == 0
+    assert [line.split()[:4] for line in out.splitlines()] == [
+        [f"captions/{name}", "5", "→", "5"] for name in ("read", "caption_filters", "download")
+    ]
+    assert {file: file.stat().st_mtime_ns for file in read.rglob("*.parquet")} == before
+
+
 def start(recipe: Path) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "pipelines.cli", "run", str(recipe)]
     quiet = subprocess.DEVNULL
@@ -136,11 +309,11 @@ def kill_when(process: "subprocess.Popen[bytes]", folder: Path, pattern: str, co
 # Files whose appearance marks a moment, in the order of the run: in the middle of a download, of a
 # keyed stage, of a filter, of packing, and of the shards.
 MOMENTS = [
-    ("captions/.download.*/store/*.parquet", 1),
-    ("text/.dedupe.*/counts/*.json", 1),
-    ("interleaved/.image_filters.*/counts/*.json", 1),
-    (".pack.*/counts/*.json", 2),
-    (".shards.*/mixwright-*.tar", 1),
+    ("captions/download/*/store/*.parquet", 1),
+    ("text/dedupe/*/counts/*.json", 1),
+    ("interleaved/image_filters/*/counts/*.json", 1),
+    ("pack/*/counts/*.json", 2),
+    ("shards/*/mixwright-*.tar", 1),
 ]
 
 
@@ -153,6 +326,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
     assert kills >= 4, "the run was too fast to be killed"
     assert start(path).wait() == 0
     assert shard_hashes(tmp_path / "run") == shard_hashes(small_run.out)
-    leftovers = [p for p in (tmp_path / "run").rglob(".*") if p.is_dir()]
-    assert leftovers == []
+    for name, folder in ledger.stage_folders(tmp_path / "run"):
+        beside = {p.name for p in folder.parent.iterdir()} - {ledger.STAGE_FILE}
+        assert beside == {folder.name}, name
     assert to_run(load_recipe(path)) == {}

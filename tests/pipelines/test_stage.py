@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipelines.config import FilterSpec
-from pipelines.stage import Place, filter_stage, image_count
+from pipelines.stage import Place, filter_stage, image_count, scatter
 from shards import ledger, schema
 from tests.pipelines.by_hand import kept, run_stage, source, write_stage
 
@@ -66,6 +68,16 @@ def test_a_part_that_is_there_is_not_written_again(tmp_path: Path):
     run(tmp_path, [WORDS], captions(GOOD), captions(GOOD))
     after = {f.name: f.stat().st_mtime_ns == t for f, t in before.items()}
     assert after == {"part-00000.parquet": True, "part-00001.parquet": False}
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.text(max_size=3)), max_size=20))
+def test_scattered_rows_keep_their_order_and_are_all_there(rows: list[tuple[int, str]]):
+    table = pa.table({"text": pa.array([text for _, text in rows], pa.string())})
+    found = scatter(table, [target for target, _ in rows])
+    assert [target for target, _ in found] == sorted({target for target, _ in rows})
+    for target, piece in found:
+        assert piece["text"].to_pylist() == [text for to, text in rows if to == target]
+        assert piece.schema.equals(table.schema)
 
 
 def test_a_stage_that_selects_says_so():

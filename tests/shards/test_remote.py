@@ -79,9 +79,10 @@ def test_the_loader_outlives_what_a_store_does(
 
 def test_a_store_that_refuses_is_not_taken_for_damage(remote: Remote, server: S3Server) -> None:
     shards = open_shards(remote)
-    denied: dict[str, Any] = {"count": 1000, "status": 403, "code": "AccessDenied"}
-    server.fault("error", keys="*00000.tar", **denied)
-    for read in (lambda: shards[0], lambda: list(shards.read()), lambda: verify(remote)):
+    assert shards[30].position == 30  # opens the third
+    server.fault("error", keys="*0[02].tar", count=1000, status=403, code="AccessDenied")
+    reads = (lambda: shards[0], lambda: shards[30], lambda: list(shards.read()))
+    for read in (*reads, lambda: verify(remote)):
         with pytest.raises(PermissionError, match="s3://"):
             read()
 
@@ -262,3 +263,11 @@ def test_a_run_is_described_reported_and_asked_as_on_a_disk(
 def test_an_empty_place_holds_nothing(bucket: Remote) -> None:
     with pytest.raises(FileNotFoundError, match="give a folder of shards"):
         statistics.describe(bucket / "nowhere")
+
+
+def test_a_bucket_may_itself_be_the_folder(folder: Path, bucket: Remote) -> None:
+    with pytest.raises(FileNotFoundError, match="give a folder of shards"):
+        statistics.describe(bucket)
+    copy(folder, bucket)
+    assert statistics.describe(bucket) == statistics.describe(folder)
+    assert verify(bucket) == []

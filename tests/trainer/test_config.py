@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from configs.reading import ConfigError, check
+from shards.storage import Remote, write_atomic
+from shards.stores.options import S3Options
 from trainer.config import TrainConfig, load_config
 
 DEMO = Path(__file__).parents[2] / "configs" / "train-demo.yaml"
@@ -58,6 +60,20 @@ def test_values_out_of_range_name_their_key(
         load_config(path, [f"{key}={value}"])
     assert key.split(".")[0] in str(caught.value)
     assert reason in str(caught.value)
+
+
+def test_a_config_in_a_bucket_that_names_another(values: dict[str, Any], bucket: Remote) -> None:
+    section = {"s3": {"endpoint": "http://store.example", "region": "eu-1"}}
+    values |= {"storage": section, "shards": "s3://other/run/shards"}
+    write_atomic(bucket / "train.yaml", yaml.safe_dump(values).encode())
+    config = load_config(f"{bucket}train.yaml", ["storage.s3.region=eu-2"])
+    assert isinstance(config.shards, Remote)
+    assert str(config.shards) == "s3://other/run/shards"
+    assert config.shards.options == S3Options(endpoint="http://store.example", region="eu-2")
+    with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read"):
+        load_config(bucket / "none.yaml")
+    with pytest.raises(ConfigError, match=r"storage\.s3\.regoin: unknown key; allowed: endpoint"):
+        load_config(bucket / "train.yaml", ["storage.s3.regoin=x"])
 
 
 def test_an_override_must_be_key_equals_value(values: dict[str, Any], tmp_path: Path) -> None:
