@@ -57,7 +57,7 @@ BUCKET = "kills"
 EVERY_CAPTION, EVERY_PAGE = 24, 20  # of the sample's, so that a run takes some twenty seconds
 SETS = ["mix.sequences_per_shard=2", "download.partitions=2"]
 OUTAGE = 30.0  # seconds
-LIMIT = 300.0  # seconds after which a run is taken to hang
+LIMIT = 180.0  # seconds after which a run is taken to hang
 DRAWS = 2**32
 MOST_RESUMES, PAUSE = 20, 5.0  # seconds between two resumes
 ENVIRONMENT = {
@@ -184,7 +184,7 @@ def reached(out: Location) -> tuple[int, str]:
     }
     committed = [name for name in stages(out) if ledger.about(out / name) and name not in wave]
     full = [name for name, (_, wanted) in wave.items() if parts[name] == wanted]
-    partly = [name for name in wave if 0 < parts[name] and name not in full]
+    partly = [name for name in wave if parts[name] and name not in full]
     waiting = [name for name in wave if not parts[name]]
     return len(committed) + len(full), ", ".join(partly or waiting[:1]) or "between jobs"
 
@@ -303,7 +303,7 @@ class Left:
 
 
 def left_by(run: Run, strike: Strike) -> Left:
-    """What a killed submitter leaves behind: its workers, or a job that the cluster goes on with."""
+    """What a killed submitter leaves: workers, or a job that the cluster goes on with."""
     if strike.victims is not submitter or strike.act is cut_off:
         return Left([])
     return Left([*_children(run.process, ""), *run.world.executors(), *pool_workers()])

@@ -14,6 +14,8 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from filters import minhash
 from pipelines.config import Dedupe, Near
@@ -26,7 +28,7 @@ KEY = pa.schema(
         ("key", pa.string()),  # begins with the kind of the key
         ("reason", pa.string()),
         ("priority", pa.int32()),  # the kinds' order: decides which reason a record is given
-        ("rank", pa.int64()),  # smaller is better
+        ("rank", pa.int64()),  # smaller is better; of images, how often a part shows one
         ("id", pa.string()),
         ("part", pa.int32()),
         ("row", pa.int32()),
@@ -35,9 +37,10 @@ KEY = pa.schema(
 # Partitions of keys. Every part sends each partition a piece of its own, so that their number is
 # bounded by what keeps pieces long; a billion keys are then a million rows a partition.
 MOST_PARTITIONS = 1024
+LOSER = pa.schema([*KEY, ("keeper", pa.string())])
 ORDER = ["key", "rank", "id", "part", "row"]
 
-Keys = Callable[[pa.Table, int], pa.Table]
+Split = Callable[[int], Pieces]
 Verdicts = Callable[[pa.Table], pa.Table]
 Apply = Callable[[pa.Table, pa.Table], Part]
 
@@ -65,40 +68,71 @@ def image_copies_stage(name: str, source: Stage, most: int) -> Stage:
 
 
 def _dedupe(parts: Any, place: Place, options: Dedupe) -> Any:
-    keys = partial(document_keys, options=options)
-    return _by_key(parts, place, keys, losers, drop_losers, images=False)
+    split = partial(_split_keys, place=place, options=options)
+    return _by_key(parts, place, split, losers, drop_losers, images=False)
 
 
 def _drop_frequent_images(parts: Any, place: Place, most: int) -> Any:
+    split = partial(_split_images, place=place)
     verdicts = partial(frequent, most=most)
-    return _by_key(parts, place, image_keys, verdicts, drop_frequent, images=True)
+    return _by_key(parts, place, split, verdicts, drop_frequent, images=True)
 
 
 def _by_key(
-    parts: Any, place: Place, keys: Keys, verdicts: Verdicts, apply: Apply, *, images: bool
+    parts: Any, place: Place, split: Split, verdicts: Verdicts, apply: Apply, *, images: bool
 ) -> Any:
     found = (
         parts
-        | "keys" >> beam.FlatMap(_split_keys, place, keys)
+        | "keys" >> beam.FlatMap(split)
         | "by key" >> beam.GroupByKey()
         | "judge" >> beam.FlatMap(_judge, place, verdicts)
     )
     return by_part(parts, found, LOSER) | "write" >> beam.Map(_write, place, apply, images)
 
 
-def _split_keys(part: int, place: Place, keys: Keys) -> Pieces:
+def _split_keys(part: int, place: Place, options: Dedupe) -> Pieces:
+    """The best record of each key, to the partition of the key; the others have lost already.
+
+    So a key sends one row a part, however often it occurs. Losers go to partitions of their own,
+    one a part, and pass through.
+    """
     with place.clock():
-        table = keys(place.read(part), part)
-    partitions = min(place.parts, MOST_PARTITIONS)
-    hashes = [int(schema.digest(key)[:8], 16) for key in table["key"].to_pylist()]
-    return place.sent(scatter(table, np.array(hashes, np.int64) % partitions))
+        table = document_keys(place.read(part), part, options=options).sort_by(_ascending(ORDER))
+        lost = _runs(table["key"].to_pylist()) != np.arange(table.num_rows)
+        rows = _with_keepers(table)
+    partitions = _partitions(place)
+    targets = np.where(lost, partitions + part, _hashes(table) % partitions)
+    return place.sent(scatter(rows, targets))
+
+
+def _split_images(part: int, place: Place) -> Pieces:
+    """How often the part shows each image, to the partition of the image."""
+    with place.clock():
+        table = image_keys(place.read(part), part)
+    rows = table.append_column(LOSER.field("keeper"), table["id"])
+    return place.sent(scatter(rows, _hashes(table) % _partitions(place)))
+
+
+def _partitions(place: Place) -> int:
+    return min(place.parts, MOST_PARTITIONS)
+
+
+def _hashes(table: pa.Table) -> NDArray[np.int64]:
+    keys = table["key"].to_pylist()
+    return np.array([int(schema.digest(key)[:8], 16) for key in keys], np.int64)
 
 
 def _judge(group: tuple[int, Iterable[pa.Table]], place: Place, verdicts: Verdicts) -> Pieces:
-    with place.clock():
-        keys = pa.concat_tables(group[1]).sort_by([(name, "ascending") for name in ORDER])
-        found = verdicts(keys)
-    return place.sent(scatter(found, found["part"]))
+    partition, tables = group
+    rows = pa.concat_tables(tables)
+    if partition < _partitions(place):
+        with place.clock():
+            rows = verdicts(rows.select(KEY.names).sort_by(_ascending(ORDER)))
+    return place.sent(scatter(rows, rows["part"]))
+
+
+def _ascending(names: Sequence[str]) -> list[tuple[str, str]]:
+    return [(name, "ascending") for name in names]
 
 
 def _write(group: tuple[int, Iterable[pa.Table]], place: Place, apply: Apply, images: bool) -> int:
@@ -106,12 +140,20 @@ def _write(group: tuple[int, Iterable[pa.Table]], place: Place, apply: Apply, im
     with place.clock():
         if not place.has(part):
             documents = place.read(part)
-            result = apply(documents, pa.concat_tables(verdicts))
+            result = apply(documents, _last_word(pa.concat_tables(verdicts)))
             write_documents(place, part, documents, result, images=images)
     return part
 
 
-LOSER = pa.schema([*KEY, ("keeper", pa.string())])
+def _last_word(verdicts: pa.Table) -> pa.Table:
+    """Verdicts of a part in which all rows of a key name the keeper of the whole corpus.
+
+    A row that lost within its part names the part's best. If that one lost in turn, its own row
+    is here as well, the first of its key, and names the best of all.
+    """
+    rows = verdicts.sort_by(_ascending(ORDER))
+    keeper = rows["keeper"].take(pa.array(_runs(rows["key"].to_pylist())))
+    return schema.with_column(rows, "keeper", keeper)
 
 
 def _runs(keys: list[str]) -> Any:
@@ -125,15 +167,19 @@ def _runs(keys: list[str]) -> Any:
 def losers(keys: pa.Table) -> pa.Table:
     """Every record that is not the first of its key, with the id of the one that is."""
     first = _runs(keys["key"].to_pylist())
-    keeper = keys["id"].take(pa.array(first))
-    lost = pa.array(first != np.arange(len(first)))
-    return keys.append_column(LOSER.field("keeper"), keeper).filter(lost)
+    return _with_keepers(keys).filter(pa.array(first != np.arange(len(first))))
+
+
+def _with_keepers(keys: pa.Table) -> pa.Table:
+    """Sorted rows with the id of the first one of their key."""
+    keeper = keys["id"].take(pa.array(_runs(keys["key"].to_pylist())))
+    return keys.append_column(LOSER.field("keeper"), keeper)
 
 
 def frequent(keys: pa.Table, *, most: int) -> pa.Table:
-    """Every record whose key occurs more than `most` times."""
+    """Every row whose key occurs, over all rows' `rank`, more than `most` times."""
     first = _runs(keys["key"].to_pylist())
-    counts = np.bincount(first, minlength=len(first))
+    counts = np.bincount(first, np.asarray(keys["rank"]), minlength=len(first))
     return keys.append_column(LOSER.field("keeper"), keys["id"]).filter(
         pa.array(counts[first] > most)
     )
@@ -205,7 +251,7 @@ def _key_table(
 
 def drop_losers(documents: pa.Table, verdicts: pa.Table) -> Part:
     """Drop the documents that lost, each for the first reason in the recipe's order."""
-    order = [(name, "ascending") for name in ("row", "priority", "keeper")]
+    order = _ascending(["row", "priority", "keeper"])
     reasons: list[str | None] = [None] * documents.num_rows
     keepers: list[str | None] = [None] * documents.num_rows
     for verdict in reversed(verdicts.sort_by(order).to_pylist()):
@@ -215,27 +261,23 @@ def drop_losers(documents: pa.Table, verdicts: pa.Table) -> Part:
 
 
 def image_keys(documents: pa.Table, part: int) -> pa.Table:
-    """One row for every image part; its row number counts parts end to end."""
-    parents, parts = schema.flatten_parts(documents)
-    n = len(parts)
+    """One row for every image of a part of the corpus; its rank is how often the part shows it."""
+    shown = schema.flatten_parts(documents)[1].field("image").drop_null().value_counts()
+    n = len(shown)
     columns = [
-        parts.field("image"),
+        shown.field("values"),
         pa.array(["image_too_frequent"] * n, pa.string()),
         pa.array([0] * n, pa.int32()),
-        pa.array([0] * n, pa.int64()),
-        documents["id"].combine_chunks().take(parents),
+        shown.field("counts"),
+        pa.array([""] * n, pa.string()),
         pa.array([part] * n, pa.int32()),
-        pa.array(range(n), pa.int32()),
+        pa.array([0] * n, pa.int32()),
     ]
-    table = pa.table(columns, schema=KEY)
-    return table.filter(table["key"].is_valid())
+    return pa.table(columns, schema=KEY)
 
 
 def drop_frequent(documents: pa.Table, verdicts: pa.Table) -> Part:
     """Take out the image parts that occur too often in the corpus."""
-    reasons: list[str | None] = [None] * len(schema.flatten_parts(documents)[1])
-    for row, reason in zip(
-        verdicts["row"].to_pylist(), verdicts["reason"].to_pylist(), strict=True
-    ):
-        reasons[row] = reason
-    return drop_images(documents, reasons)
+    images = schema.flatten_parts(documents)[1].field("image")
+    lost = pc.is_in(images, verdicts["key"].combine_chunks()).to_pylist()
+    return drop_images(documents, ["image_too_frequent" if each else None for each in lost])

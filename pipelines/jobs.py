@@ -42,4 +42,10 @@ def cancel_abandoned(endpoint: str, job_name: str) -> int:
 
 def _running(server: beam_job_api_pb2_grpc.JobServiceStub, job_name: str) -> list[str]:
     jobs = server.GetJobs(beam_job_api_pb2.GetJobsRequest(), timeout=PATIENCE).job_info
-    return [job.job_id for job in jobs if job.job_name == job_name and job.state not in ENDED]
+    return [job.job_id for job in jobs if job_name in _names(job) and job.state not in ENDED]
+
+
+def _names(job: beam_job_api_pb2.JobInfo) -> tuple[str, str]:
+    """Spark's and Flink's servers name a job by its options, others only keep these."""
+    options = job.pipeline_options.fields
+    return job.job_name, options["beam:option:job_name:v1"].string_value

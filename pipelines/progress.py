@@ -1,5 +1,6 @@
 """Progress bars of a run, and what is said of each stage at its end."""
 
+import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -47,11 +48,15 @@ def watch(
         def poll() -> None:
             told = time.monotonic()
             while not ended.wait(period if shown else HEARTBEAT_SECONDS):
-                if shown:
-                    shown.update()
-                if time.monotonic() - told >= HEARTBEAT_SECONDS:
-                    told = time.monotonic()
-                    tell(run, status)
+                try:
+                    if shown:
+                        shown.update()
+                    if time.monotonic() - told >= HEARTBEAT_SECONDS:
+                        told = time.monotonic()
+                        tell(run, status)
+                except (ConnectionError, TimeoutError) as error:
+                    # Whether a run goes on without its store is for the stages to say.
+                    logging.getLogger("mixwright").warning("no progress: %s", error)
 
         thread = threading.Thread(target=poll, daemon=True)
         thread.start()

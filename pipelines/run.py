@@ -28,6 +28,7 @@ from apache_beam.options.pipeline_options import (
     PortableOptions,
 )
 
+from configs.reading import ConfigError
 from pipelines.jobs import cancel_abandoned
 from pipelines.stage import MICROSECONDS, Place, Stage
 from shards import ledger
@@ -248,9 +249,18 @@ def next_job(
     """
     planned = plan(run, stages)
     wave = next(iter(_waves(planned)), [])
-    pipeline = beam.Pipeline(options=options)
+    pipeline = _pipeline(options)
     _build(pipeline, wave, _places(run, planned, wave))
     return [p.stage.name for p in wave], pipeline
+
+
+def _pipeline(options: PipelineOptions) -> beam.Pipeline:
+    """An empty pipeline; raises `ConfigError` for values that the engine's own checks refuse."""
+    try:
+        return beam.Pipeline(options=options)
+    except ValueError as error:
+        _, *causes = str(error).splitlines() or [""]
+        raise ConfigError(f"runner: {' '.join(causes) or error}") from error
 
 
 def _run_job(wave: Sequence[Planned], places: Mapping[str, Place], options: PipelineOptions) -> Any:
@@ -258,7 +268,7 @@ def _run_job(wave: Sequence[Planned], places: Mapping[str, Place], options: Pipe
     server = options.view_as(PortableOptions).job_endpoint
     if server and ":" in server:
         cancel_abandoned(server, options.view_as(GoogleCloudOptions).job_name)
-    pipeline = beam.Pipeline(options=options)
+    pipeline = _pipeline(options)
     _build(pipeline, wave, places)
     result = pipeline.run()
     try:

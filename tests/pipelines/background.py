@@ -27,6 +27,9 @@ class HeldServer(ThreadingHTTPServer):
         Image.new("RGB", (64, 64), "red").save(out, "PNG")
         self.picture = out.getvalue()
 
+    def handle_error(self, *_: object) -> None:
+        """Clients that are stopped in the middle of a request are what this is for."""
+
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.server_port}"

@@ -152,7 +152,7 @@ def test_a_folder_that_is_not_there_fails_with_its_name(tmp_path: Path, command:
 def test_a_folder_of_something_else_fails_with_what_was_expected(tmp_path: Path):
     assert "manifest.json is missing" in fails(1, "verify", tmp_path)
     assert "no manifest.json, no run.json and no Parquet file" in fails(1, "inspect", tmp_path)
-    assert "no such run" in fails(1, "why", "x", "--run", tmp_path / "none")
+    assert f"{tmp_path}/none/run.json" in fails(1, "why", "x", "--run", tmp_path / "none")
 
 
 # On the small run
@@ -246,6 +246,17 @@ def test_status_of_a_finished_run(small_run: Recipe):
         name for name, _ in ledger.stage_folders(small_run.out)
     ]
     assert all(" done, " in line for line in lines)
+
+
+LOOKING = [["status", ""], ["inspect", ""], ["inspect", "shards"], ["verify", "shards"]]
+
+
+@pytest.mark.parametrize("words", LOOKING)
+def test_looking_at_a_run_loads_no_engine_and_no_model(small_run: Recipe, words: list[str]):
+    command, folder = words
+    asked = [sys.executable, "-c", WATCHED, command, str(small_run.out / folder)]
+    done = subprocess.run(asked, capture_output=True, text=True, check=True)
+    assert done.stderr == "loaded ['pyarrow']\n"
 
 
 # Engines

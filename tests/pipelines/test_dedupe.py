@@ -49,10 +49,10 @@ def judged(rows: list[dict[str, Any]], verdicts: Any, order: random.Random) -> l
     """The verdicts on rows that arrive in tables of any size, in any order."""
     rows = list(rows)
     order.shuffle(rows)
-    tables = [dedupe.KEY.empty_table()]
+    tables = [dedupe.LOSER.empty_table()]
     while rows:
         size = order.randint(1, len(rows))
-        tables.append(pa.Table.from_pylist(rows[:size], schema=dedupe.KEY))
+        tables.append(pa.Table.from_pylist(rows[:size], schema=dedupe.LOSER))
         rows = rows[size:]
     found = dict(dedupe._judge((0, tables), NOWHERE, verdicts))
     assert all(table["part"].to_pylist() == [part] * len(table) for part, table in found.items())
@@ -79,8 +79,10 @@ def test_all_records_of_a_key_that_is_too_frequent_go(
     def verdicts(keys: pa.Table) -> pa.Table:
         return dedupe.frequent(keys, most=most)
 
-    keys = [r["key"] for r in rows]
-    expected = [r["row"] for r in rows if keys.count(r["key"]) > most]
+    def occurrences(key: str) -> int:
+        return sum(r["rank"] for r in rows if r["key"] == key)
+
+    expected = [r["row"] for r in rows if occurrences(r["key"]) > most]
     assert [row["row"] for row in judged(rows, verdicts, order)] == expected
 
 
@@ -216,3 +218,13 @@ def test_images_that_a_corpus_shows_too_often_go_from_all_pages(tmp_path: Path):
         "document": {"image_too_frequent": 1},
         "image": {"image_too_frequent": 4},
     }
+
+
+def test_a_key_sends_one_row_a_part_however_often_it_occurs(tmp_path: Path):
+    copies = schema.documents([page(str(i), text("The same words.")) for i in range(100)])
+    folder = write_stage(tmp_path / "in", [copies])
+    where = Place("web/dedupe", tmp_path, tmp_path / "out", (folder,), (), 1)
+    pieces = dict(dedupe._split_keys(0, where, Dedupe(exact=["content"])))
+    by_key, losers_of_the_part = 0, 1
+    assert pieces[by_key].num_rows == 1
+    assert pieces[losers_of_the_part].num_rows == 99

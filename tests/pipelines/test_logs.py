@@ -59,12 +59,11 @@ def test_a_field_that_json_does_not_know_is_written_as_text(tmp_path: Path):
 
 
 def test_a_traceback_is_in_the_line(tmp_path: Path):
-    with pytest.raises(ZeroDivisionError), logs_to(tmp_path):
+    with logs_to(tmp_path):
         try:
             _ = 1 / 0
         except ZeroDivisionError:
             LOG.exception("failed")
-            raise
     (line,) = lines(tmp_path)
     assert (line["level"], line["message"]) == ("error", "failed")
     assert line["traceback"].startswith("Traceback (most recent call last):")
@@ -126,14 +125,18 @@ def test_the_log_of_a_run_in_a_store_is_copied_there_at_its_end(
     monkeypatch.setattr("shards.storage._open_store", lambda *_: store)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     run = Remote("s3", "bucket", "runs/x", S3Options())
-    with pytest.raises(ZeroDivisionError), logs_to(run):
+    with logs_to(run):
         LOG.info("begins")
         assert store.objects == {}
-        _ = 1 / 0
     (line,) = read_bytes(run / LOG_FILE).splitlines()
     assert json.loads(line)["message"] == "begins"
     assert store.objects.keys() == {"runs/x/run.log"}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_leaves_standard_error_and_the_handlers_as_they_were(tmp_path: Path):
+    with pytest.raises(ZeroDivisionError), logs_to(tmp_path):
+        _ = 1 / 0
 
 
 def test_a_stage_that_fails_in_a_worker_leaves_its_traceback(tmp_path: Path):

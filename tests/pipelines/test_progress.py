@@ -108,6 +108,26 @@ def test_it_says_that_it_lives(tmp_path: Path, begun: Status, monkeypatch: pytes
     assert {tuple(beat.wave) for beat in beats} == {("text/filters",)}
 
 
+def test_it_lives_on_when_the_store_is_away_for_a_while(
+    tmp_path: Path, begun: Status, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(progress, "HEARTBEAT_SECONDS", 0.01)
+    replies = iter([begun, ConnectionError("s3://b/run/status.json: refused"), TimeoutError("x")])
+    back = threading.Event()
+
+    def tell(run: Path, status: Status) -> Status:
+        reply = next(replies, None)
+        if isinstance(reply, Exception):
+            raise reply
+        if reply is None:
+            back.set()
+        return status
+
+    monkeypatch.setattr(progress, "tell", tell)
+    with progress.watch(Console(quiet=True), tmp_path, begun, reached(tmp_path, 3)):
+        assert back.wait(30)
+
+
 def test_bars_move_with_the_parts_and_count_their_records(tmp_path: Path):
     stages = reached(tmp_path, 3)
     with progress.bars(terminal()) as shown:

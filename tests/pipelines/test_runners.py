@@ -1,5 +1,6 @@
 """Every engine's options from YAML, as Beam's own parsers read them."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +108,8 @@ def test_dataflow_says_on_what_it_runs(tmp_path: Path):
     found = options(tmp_path, {"engine": "dataflow", "dataflow": CLOUD | machines}, "My.Run_1")
     cloud, worker = found.view_as(GoogleCloudOptions), found.view_as(WorkerOptions)
     assert chosen(found) == "DataflowRunner"
-    assert (cloud.project, cloud.region, cloud.temp_location, cloud.job_name) == (
-        "our-project",
-        "europe-west4",
-        "gs://ours/temp",
-        "my-run-1",
-    )
+    assert (cloud.project, cloud.region) == ("our-project", "europe-west4")
+    assert cloud.temp_location == "gs://ours/temp"
     assert cloud.service_account_email == "w@our-project.example"
     assert cloud.dataflow_service_options == [
         "worker_accelerator=type:nvidia-tesla-t4;count:1;install-nvidia-driver"
@@ -122,6 +119,15 @@ def test_dataflow_says_on_what_it_runs(tmp_path: Path):
     assert (worker.num_workers, worker.max_num_workers) == (3, 9)
     assert (worker.network, worker.subnetwork) == ("net", machines["subnetwork"])
     assert worker.use_public_ips is False
+
+
+def test_jobs_of_a_run_share_a_name_that_every_engine_takes(tmp_path: Path):
+    (tmp_path / "other").mkdir()
+    folders = (tmp_path, tmp_path, tmp_path / "other")
+    found = [options(folder, {}, "My.Run_1").view_as(GoogleCloudOptions) for folder in folders]
+    names = [each.job_name for each in found]
+    assert names[0] == names[1] != names[2]
+    assert all(re.fullmatch("mixwright-my-run-1-[a-z0-9]{8}", name) for name in names)
 
 
 def test_what_a_recipe_does_not_say_is_left_to_dataflow(tmp_path: Path):

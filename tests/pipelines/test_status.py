@@ -3,7 +3,6 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -172,67 +171,45 @@ def test_a_stage_with_all_its_parts_is_not_listed_again(
 # From another terminal
 
 
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """What `mixwright status` said of one run: "under way", "killed", "dead" and "done"."""
-    folder = tmp_path_factory.mktemp("killed")
-    with held_server() as server:
-        recipe = captions_recipe(folder, server)
-        run, said = folder / "run", {}
-
-        def ask() -> str:
-            code, out, err = finish(mixwright("status", run))
-            assert (code, err) == (0, "")
-            return out
-
-        submitted = mixwright("run", recipe, "--only", "captions/download")
-        assert server.asked.wait(60), "the download never began"
-        said["under way"] = ask()
-        os.killpg(submitted.pid, signal.SIGKILL)
-        finish(submitted)
-        said["killed"] = ask()
-        last = read_json(run / "status.json")
-        write_json(run / "status.json", last | {"updated": last["updated"] - 100})
-        said["dead"] = ask()
-        server.release.set()
-        assert finish(mixwright("run", recipe, "--only", "captions/download"))[0] == 0
-        said["done"] = ask()
-        yield said
-
-
 def stages(said: str) -> dict[str, str]:
     return {line.split()[0]: line.split(maxsplit=1)[1] for line in said.splitlines()[1:]}
 
 
-def test_a_second_process_sees_how_far_the_first_is(killed: dict[str, str]):
-    assert killed["under way"].startswith("running after ")
-    assert stages(killed["under way"]) == {
+def test_another_process_sees_a_run_under_way_killed_and_done(tmp_path: Path):
+    def ask() -> str:
+        code, out, err = finish(mixwright("status", tmp_path / "run"))
+        assert (code, err) == (0, "")
+        return out
+
+    with held_server() as server:
+        command = ("run", captions_recipe(tmp_path, server), "--only", "captions/download")
+        submitted = mixwright(*command)
+        assert server.asked.wait(60), "the download never began"
+        under_way = ask()
+        os.killpg(submitted.pid, signal.SIGKILL)
+        finish(submitted)
+        killed = ask()
+        last = read_json(tmp_path / "run" / "status.json")
+        write_json(tmp_path / "run" / "status.json", last | {"updated": last["updated"] - 100})
+        silent = ask()
+        server.release.set()
+        assert finish(mixwright(*command))[0] == 0
+        done = ask()
+
+    assert under_way.startswith("running after ")
+    waiting = ("download", "image_filters", "dedupe", "score", "keep")
+    found = stages(under_way)
+    assert found == {
         "captions/read": "3 of 3 parts, 5 → 5 documents",
         "captions/caption_filters": "3 of 3 parts, 5 → 5 documents",
-        **dict.fromkeys(
-            [
-                "captions/download",
-                "captions/image_filters",
-                "captions/dedupe",
-                "captions/score",
-                "captions/keep",
-                "pack",
-                "shards",
-            ],
-            "waiting",
-        ),
+        **dict.fromkeys([*(f"captions/{name}" for name in waiting), "pack", "shards"], "waiting"),
     }
-
-
-def test_after_a_kill_there_is_no_sign_of_life_and_nothing_is_lost(killed: dict[str, str]):
-    assert killed["killed"].startswith("running after ")
-    assert killed["dead"].startswith("no sign of life for 1")
-    assert stages(killed["dead"]) == stages(killed["killed"]) == stages(killed["under way"])
-
-
-def test_the_same_command_goes_on_to_the_end(killed: dict[str, str]):
-    assert killed["done"].startswith("done after ")
-    found = stages(killed["done"])
-    for name in ("captions/read", "captions/caption_filters", "captions/download"):
-        assert found[name].startswith("done, 5 → 5 documents in "), name
-    assert found["pack"] == "waiting"
+    # Nothing tells a killed run from one at work but that it is silent.
+    assert killed.startswith("running after ")
+    assert silent.startswith("no sign of life for 1")
+    assert stages(killed) == stages(silent) == found
+    assert done.startswith("done after ")
+    for name in ("read", "caption_filters", "download"):
+        line = stages(done)[f"captions/{name}"]
+        assert line.startswith("done, 5 → 5 documents in "), name
+    assert stages(done)["pack"] == "waiting"

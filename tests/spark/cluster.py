@@ -4,35 +4,42 @@
 Every port is one that the system chose, so several clusters can run side by side.
 """
 
-import fcntl
-import hashlib
 import os
 import re
-import shutil
 import signal
-import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, MappingProxyType
+from types import MappingProxyType
 
 import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
-POM = Path(__file__).with_name("pom.xml")
-TOOLS = ("java", "mvn")
-# What Spark reaches into and Java 17 keeps closed.
-OPENED = (
-    *(f"java.base/java.{name}" for name in ("lang", "lang.invoke", "io", "net", "nio", "util")),
-    *(f"java.base/java.util.concurrent{name}" for name in ("", ".atomic")),
-    *(f"java.base/sun.{name}" for name in ("nio.ch", "nio.cs", "security.action", "util.calendar")),
+sys.path.insert(0, str(ROOT))  # this file is run by its path, too
+
+from tests.jvm import (  # noqa: E402
+    Server,
+    add_opens,
+    assemble,
+    logged,
+    missing_tools,
+    serve,
+    terminable,
+    worker_pool,
 )
-ADD_OPENS = tuple(f"--add-opens={package}=ALL-UNNAMED" for package in OPENED)
+
+__all__ = ["ADD_OPENS", "Cluster", "cluster", "jars", "missing_tools", "serve", "worker_pool"]
+
+POM = Path(__file__).with_name("pom.xml")
+# What Spark reaches into.
+ADD_OPENS = add_opens(
+    *(f"java.{name}" for name in ("lang", "lang.invoke", "io", "net", "nio", "util")),
+    *(f"java.util.concurrent{name}" for name in ("", ".atomic")),
+    *(f"sun.{name}" for name in ("nio.ch", "nio.cs", "security.action", "util.calendar")),
+)
 # Beam's Python workers outlive a stage with --environment_cache_millis, and one that died stays in
 # its executor's cache: a task tried there again fails again. So let it be tried elsewhere, and let
 # the executor go after the stage. (Without a cache none of this is needed.) All nodes are one host
@@ -49,15 +56,6 @@ TRY_ELSEWHERE = {
 }
 # Ports are read from the log, so Beam's job server has to log as Spark's own processes do.
 LOGGING = "-Dlog4j2.configurationFile=classpath:org/apache/spark/log4j2-defaults.properties"
-
-
-@dataclass(frozen=True)
-class Server:
-    """A process at the head of its own group, and where it logs."""
-
-    name: str
-    process: subprocess.Popen[bytes]
-    log: Path
 
 
 @dataclass(frozen=True)
@@ -78,37 +76,11 @@ class Cluster:
         return sorted(pid for pid, line in children if "CoarseGrainedExecutorBackend" in line)
 
 
-def missing_tools() -> list[str]:
-    """Which of Java and Maven are not on PATH."""
-    return [tool for tool in TOOLS if shutil.which(tool) is None]
-
-
 def jars() -> Path:
-    """The folder of Spark's and Beam's jars; the first call has Maven assemble it, in minutes.
-
-    It lies in $MIXWRIGHT_CACHE (~/.cache/mixwright), one for each content of pom.xml, and is there
-    as a whole or not at all.
-    """
-    cache = Path(os.environ.get("MIXWRIGHT_CACHE") or Path.home() / ".cache" / "mixwright")
-    home = cache / f"spark-{hashlib.sha256(POM.read_bytes()).hexdigest()[:12]}"
-    cache.mkdir(parents=True, exist_ok=True)
-    # Maven's own repository does not stand two downloads at a time.
-    with (cache / "spark.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not home.exists():
-            _assemble(home)
-    return home / "jars"
-
-
-def _assemble(home: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=home.parent, prefix=f"{home.name}.") as partial:
-        folder = Path(partial) / "spark"
-        goal = ["dependency:copy-dependencies", f"-DoutputDirectory={folder / 'jars'}"]
-        done = subprocess.run(["mvn", "-B", "-f", POM, *goal], capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"mvn {goal[0]} failed:\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
-        (folder / "RELEASE").touch()  # the mark of a Spark that is installed, not built in place
-        folder.rename(home)
+    """The folder of Spark's and Beam's jars; see `assemble`."""
+    found = assemble("spark", POM)
+    (found.parent / "RELEASE").touch()  # the mark of a Spark that is installed, not built in place
+    return found
 
 
 @contextmanager
@@ -127,11 +99,11 @@ def cluster(
     Raises RuntimeError, with the end of the log, if one of them does not come up.
     """
     spark = _Spark(jars(), folder, executor_memory)
-    with _terminable(), ExitStack() as stack:
+    with terminable(), ExitStack() as stack:
 
         def start(name: str, command: Sequence[str], ready: str) -> tuple[Server, str]:
             server = stack.enter_context(serve(name, command, folder, spark.environment()))
-            return server, _logged(server, ready)
+            return server, logged(server, ready)
 
         master, url = start("master", spark.master(), r"Starting Spark master at (\S+)")
         registered = f"Successfully registered with master ({re.escape(url)})"
@@ -199,87 +171,6 @@ class _Spark:
         return ["java", *small, *ADD_OPENS, LOGGING, *given, *classes, *options]
 
 
-@contextmanager
-def worker_pool(folder: Path) -> Iterator[str]:
-    """Beam's pool of external Python workers; the address is the --environment_config to give.
-
-    `folder` takes its log, and what the workers write there.
-    """
-    # The pool starts workers as plain `python`, in its own folder.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    main = [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main"]
-    command = [*main, "--service_port", "0"]
-    with _terminable(), serve("worker-pool", command, folder, {"PATH": path}) as server:
-        yield f"localhost:{_wait(server, lambda: _listening(server.process.pid))}"
-
-
-@contextmanager
-def serve(
-    name: str, command: Sequence[str], folder: Path, environment: Mapping[str, str]
-) -> Iterator[Server]:
-    """A process that ends, with all that it started, when the block is left."""
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder / f"{name}.log"
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=os.environ | environment,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        yield Server(name, process, log)
-    finally:
-        _end(process)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(3)
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def _logged(server: Server, pattern: str) -> str:
-    """What the group of `pattern` matches in the log, once it is there."""
-
-    def look() -> str | None:
-        found = re.search(pattern, server.log.read_text(errors="replace"))
-        return found and found[1]
-
-    return _wait(server, look)
-
-
-def _wait(server: Server, look: Callable[[], str | None], seconds: float = 180) -> str:
-    """What `look` finds, as soon as it finds something."""
-    until = time.monotonic() + seconds
-    while (found := look()) is None:
-        if server.process.poll() is not None:
-            raise RuntimeError(_failure(server, f"ended with {server.process.returncode}"))
-        if time.monotonic() > until:
-            raise RuntimeError(_failure(server, f"is not ready after {seconds:.0f} s"))
-        time.sleep(0.1)
-    return found
-
-
-def _failure(server: Server, what: str) -> str:
-    lines = server.log.read_text(errors="replace").splitlines()[-20:]
-    return "\n".join([f"{server.name} {what}; the end of {server.log}:", *lines])
-
-
-def _listening(pid: int) -> str | None:
-    with suppress(psutil.NoSuchProcess):
-        for socket in psutil.Process(pid).net_connections("tcp"):
-            if socket.status == psutil.CONN_LISTEN:
-                return str(socket.laddr.port)
-    return None
-
-
 def _children(pid: int) -> list[tuple[int, str]]:
     found = []
     with suppress(psutil.NoSuchProcess):
@@ -287,23 +178,6 @@ def _children(pid: int) -> list[tuple[int, str]]:
             with suppress(psutil.NoSuchProcess):
                 found.append((child.pid, " ".join(child.cmdline())))
     return found
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Makes SIGTERM unwind the stack, as Ctrl-C does; only the main thread can do so."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def main() -> None:
