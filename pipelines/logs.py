@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from shards.storage import Location, read_bytes, write_atomic
+from shards.storage import Location, exists, read_bytes, write_atomic
 
 LOG_FILE = "run.log"
 ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "taskName"}
@@ -58,7 +58,8 @@ def logs_to(run: Location) -> Iterator[None]:
         root.handlers[:] = others
         handler.close()
         if not isinstance(run, Path):
-            write_atomic(run / LOG_FILE, read_bytes(local))
+            before = read_bytes(run / LOG_FILE) if exists(run / LOG_FILE) else b""
+            write_atomic(run / LOG_FILE, before + read_bytes(local))
             local.unlink()
 
 

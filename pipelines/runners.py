@@ -16,6 +16,8 @@ from shards import schema
 # How long a worker that has nothing to do is kept for the next stage: starting one takes as long
 # as importing Beam and loading a model.
 KEEP_WORKERS_MS = 600_000
+# Beam would list all installed packages for every job, which takes pip seconds.
+NO_PIP_FREEZE = {"experiments": ["disable_logging_submission_environment"]}
 
 
 def pipeline_options(recipe: Recipe) -> PipelineOptions:
@@ -100,7 +102,8 @@ def _cluster(engine: str, cluster: Cluster) -> dict[str, Any]:
             f"runner.{engine}: needs job_endpoint (host:port of a Beam job server) or master "
             "(the cluster's address)"
         )
-    return {**reached, **_environment(engine, cluster), "environment_cache_millis": KEEP_WORKERS_MS}
+    kept = {"environment_cache_millis": KEEP_WORKERS_MS}
+    return reached | _environment(engine, cluster) | kept | NO_PIP_FREEZE
 
 
 def _environment(engine: str, cluster: Cluster) -> dict[str, Any]:
@@ -123,7 +126,7 @@ def _dataflow(dataflow: Dataflow) -> dict[str, Any]:
     if missing:
         raise ConfigError(f"runner.dataflow: needs {', '.join(missing)}")
     accelerator = dataflow.accelerator and f"worker_accelerator={dataflow.accelerator}"
-    return {
+    return NO_PIP_FREEZE | {
         "runner": "DataflowRunner",
         "project": dataflow.project,
         "region": dataflow.region,

@@ -117,6 +117,11 @@ class Kept:
     def get(self, key: str) -> bytes:
         return self.objects[key]
 
+    def size(self, key: str) -> int:
+        if key not in self.objects:
+            raise FileNotFoundError(key)
+        return len(self.objects[key])
+
 
 def test_the_log_of_a_run_in_a_store_is_copied_there_at_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -128,8 +133,10 @@ def test_the_log_of_a_run_in_a_store_is_copied_there_at_its_end(
     with logs_to(run):
         LOG.info("begins")
         assert store.objects == {}
-    (line,) = read_bytes(run / LOG_FILE).splitlines()
-    assert json.loads(line)["message"] == "begins"
+    with logs_to(run):
+        LOG.info("goes on")
+    said = [json.loads(line)["message"] for line in read_bytes(run / LOG_FILE).splitlines()]
+    assert said == ["begins", "goes on"]
     assert store.objects.keys() == {"runs/x/run.log"}
     assert list(tmp_path.iterdir()) == []
 
