@@ -54,10 +54,11 @@ from tests.spark.cluster import Cluster, cluster, worker_pool  # noqa: E402
 
 HOSTS = "*.mixwright.example"
 BUCKET = "kills"
+BEAM = "apache_beam.runners.worker"
 EVERY_CAPTION, EVERY_PAGE = 24, 20  # of the sample's, so that a run takes some twenty seconds
 SETS = ["mix.sequences_per_shard=2", "download.partitions=2"]
 OUTAGE = 30.0  # seconds
-LIMIT = 180.0  # seconds after which a run is taken to hang
+LIMIT = 300.0  # seconds after which a run is taken to hang
 DRAWS = 2**32
 MOST_RESUMES, PAUSE = 20, 5.0  # seconds between two resumes
 ENVIRONMENT = {
@@ -214,27 +215,28 @@ def _alive(process: psutil.Process) -> bool:
     return False
 
 
-def _children(process: psutil.Process, word: str) -> list[psutil.Process]:
+def _children(process: psutil.Process, word: str = "") -> list[psutil.Process]:
+    """What it has started, or those whose command has the word; not the shells around them."""
     found = []
     with suppress(psutil.NoSuchProcess):
         for child in process.children(recursive=True):
             with suppress(psutil.NoSuchProcess):
-                if _alive(child) and word in " ".join(child.cmdline()):
+                if _alive(child) and (not word or word in child.cmdline()):
                     found.append(child)
     return sorted(found, key=lambda child: child.pid)
 
 
 def pool_workers() -> list[psutil.Process]:
     """The Python workers that pools of this process have started."""
-    pools = _children(psutil.Process(), "worker_pool_main")
-    return [worker for pool in pools for worker in _children(pool, "")]
+    pools = _children(psutil.Process(), f"{BEAM}.worker_pool_main")
+    return [worker for pool in pools for worker in _children(pool)]
 
 
 def workers(run: Run) -> list[psutil.Process]:
     """Beam's Python workers."""
     if run.setting == "external":
         return pool_workers()
-    return _children(run.process, "sdk_worker_main")
+    return _children(run.process, f"{BEAM}.sdk_worker_main")
 
 
 def executors(run: Run) -> list[psutil.Process]:
@@ -306,7 +308,7 @@ def left_by(run: Run, strike: Strike) -> Left:
     """What a killed submitter leaves: workers, or a job that the cluster goes on with."""
     if strike.victims is not submitter or strike.act is cut_off:
         return Left([])
-    return Left([*_children(run.process, ""), *run.world.executors(), *pool_workers()])
+    return Left([*_children(run.process), *run.world.executors(), *pool_workers()])
 
 
 # Trials
@@ -353,15 +355,15 @@ def trial(world: World, kind: str, number: int, moments: int, seed: int) -> dict
     """Trial `number` of so many, struck in its share of the time that such a run takes."""
     strike = KINDS[kind][number % len(KINDS[kind])]
     undisturbed = undisturbed_run(world, strike.setting)
-    draw = drawn(seed, kind, number)
-    fraction, outcome = (number + draw / DRAWS) / moments, None
+    draw, seconds, outcome = drawn(seed, kind, number), undisturbed["seconds"], None
     while outcome is None:
         run = Run(world, strike.setting)
         try:
-            outcome = strike_at(run, strike, fraction * undisturbed["seconds"], draw)
+            moment = (number + draw / DRAWS) / moments * seconds
+            outcome = strike_at(run, strike, moment, draw)
+            seconds = 0.9 * min(seconds, run.seconds())
         finally:
             run.clean()
-        fraction *= 0.9
     same = outcome.pop("digests") == undisturbed["digests"]
     about = {"setting": strike.setting, "how": strike.act.__name__, "same": same}
     return {"kind": kind, "number": number, **about, **outcome}

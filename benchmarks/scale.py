@@ -38,12 +38,13 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import blake2b
 from math import ceil, expm1, log1p
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -56,10 +57,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from filters import language, minhash
-from pipelines import dedupe, images, mix, score
+from pipelines import dedupe, images, mix
 from pipelines.coders import TableCoder
-from pipelines.config import Clip, Recipe, load_recipe
+from pipelines.config import Near, Recipe, load_recipe
 from pipelines.crawl import Response, open_warc, write_response
 from pipelines.demo import HOSTS, SAMPLE
 from pipelines.recipe import selected, stages_of
@@ -141,14 +141,15 @@ class Sample:
     """What documents are made of."""
 
     captions: list[tuple[str, str]]  # URL and caption
+    tails: list[str]  # the captions that there are, each once
     frames: list[Frame]
     paragraphs: list[str]
 
     def caption(self, number: int) -> tuple[str, str]:
-        """A URL of its own and the caption; texts differ up to len(captions)^2 documents."""
+        """A URL of its own and the caption; pairs differ up to captions x tails (500,000)."""
         same, n = original(number), len(self.captions)
         url, own = self.captions[same % n]
-        _, other = self.captions[(same // n + same) % n]
+        other = self.tails[(same // n + same) % len(self.tails)]
         host, path = urlsplit(url).netloc.split(".", 1), urlsplit(url).path
         alias = f"{host[0]}-{drawn(number, 'host') % VIRTUAL:02d}.{host[1]}"
         return f"http://{alias}{path}?copy={number}", f"{own}, {other}"
@@ -171,7 +172,8 @@ def read_sample() -> Sample:
     found = [PARAGRAPH.findall(body) for body in bodies]
     paragraphs = sorted({p for page in found for p in page if len(p) >= LONG})
     frames = [_frame(body) for body, page in zip(bodies, found, strict=True) if page]
-    return Sample([(row["url"], row["caption"]) for row in clean], frames, paragraphs)
+    captions = [(row["url"], row["caption"]) for row in clean]
+    return Sample(captions, sorted({text for _, text in captions}), frames, paragraphs)
 
 
 PARAGRAPH = re.compile(r"<p\b[^>]*>.*?</p>", re.DOTALL)
@@ -295,12 +297,17 @@ def why_not(engine: str) -> str | None:
 
 
 def _warm(number: int, what: str) -> int:
-    """Have this worker load what the workers of a job load."""
+    """Have this worker load what the workers of a job load, and no more: so imports are here."""
     if what == "text":
+        from filters import language, minhash
+
         language.identify(["A text"])
         minhash.signatures(["a text of some words"])
     elif what == "score":
-        score._loaded(Clip().model, None)
+        from pipelines.config import Clip
+        from pipelines.score import _loaded
+
+        _loaded(Clip().model, None)
     return number
 
 
@@ -336,11 +343,11 @@ def run_job(recipe: Recipe, only: str | None) -> Figures:
     return {"stages": done, "wall": sum(waves), "jobs": waves, "between": whole - sum(waves)}
 
 
-def unfinished(run: Path, only: str | None, recipe: Recipe) -> None:
-    """Remove what an interrupted job has left: half of a job's work must not be timed."""
+def clear(recipe: Recipe, only: str | None, measured: Iterable[str]) -> None:
+    """Remove the stages of a job that was interrupted: the rest of its work must not be timed."""
     for stage in selected(stages_of(recipe), only):
-        if ledger.about(run / stage.name) is None:
-            shutil.rmtree(run / stage.name, ignore_errors=True)
+        if stage.name not in measured and isinstance(recipe.out, Path):
+            shutil.rmtree(recipe.out / stage.name, ignore_errors=True)
 
 
 def measured(work: Callable[[], Figures], file: Path) -> Figures:
@@ -352,10 +359,9 @@ def measured(work: Callable[[], Figures], file: Path) -> Figures:
     if not file.exists():
         aside = file.with_suffix(".new")
         context = multiprocessing.get_context("fork")
-        process = context.Process(target=_write_figures, args=(work, aside))
+        process = context.Process(target=_write_figures, args=(work, aside), daemon=True)
         process.start()
-        submitter, family = _watch_memory(psutil.Process(process.pid), process.is_alive)
-        process.join()
+        submitter, family = _watch_memory(process)
         if process.exitcode:
             raise SystemExit(f"{file.stem} failed; the same command goes on from here")
         figures = json.loads(aside.read_text()) | {"submitter": submitter, "memory": family}
@@ -369,12 +375,13 @@ def _write_figures(work: Callable[[], Figures], file: Path) -> None:
     write_atomic(file, json.dumps(work()).encode())
 
 
-def _watch_memory(submitter: psutil.Process, alive: Callable[[], bool]) -> tuple[int, int]:
-    own, family = 0, 0
-    while alive():
+def _watch_memory(process: BaseProcess) -> tuple[int, int]:
+    """The largest memory, until it ends, of a process and of this one's whole family."""
+    submitter, own, family = psutil.Process(process.pid), 0, 0
+    while process.is_alive():
         own = max(own, _resident(submitter))
         family = max(family, sum(map(_resident, psutil.Process().children(recursive=True))))
-        time.sleep(0.2)
+        process.join(1.0)
     return own, family
 
 
@@ -399,7 +406,7 @@ def measure(
     for job in jobs:
         only = JOBS[job] or None
         if not (figures / f"{job}.json").exists():
-            unfinished(out, only, recipe)
+            clear(recipe, only, {name for job in found.values() for name in job["stages"]})
         found[job] = measured(partial(run_job, recipe, only), figures / f"{job}.json")
         _print_job(where, job, found[job], documents)
     shutil.rmtree(out, ignore_errors=True)
@@ -446,7 +453,7 @@ def net(wall: float, start: float) -> float | None:
 def overhead(columns: pa.Schema) -> int:
     """Bytes of an encoded piece of one row beside those of the row."""
     row = pa.table([pa.nulls(1, field.type) for field in columns], schema=columns)
-    return len(TableCoder().encode(row)) - row.nbytes
+    return int(len(TableCoder().encode(row)) - row.nbytes)
 
 
 def piece_seconds(columns: pa.Schema, rounds: int = 200) -> float:
@@ -484,7 +491,7 @@ def shuffles(stage: str, documents: float, part: int, lost: float, keys: int) ->
         partitions = min(parts, dedupe.MOST_PARTITIONS)
         back = partitions * occupied(parts, lost * keys / partitions)
         out = parts * occupied(partitions, part * keys)
-        return [(dedupe.KEY, out), (dedupe.LOSER, back + parts)]
+        return [(dedupe.LOSER, out + back + 2 * parts)]
     if stage.endswith("/download"):
         between = parts * occupied(parts, part)
         return [(images.REQUEST, between), (schema.IMAGE, between + parts)]
@@ -528,7 +535,7 @@ def extrapolate(name: str, by_size: Mapping[int, Figures], part: int, per_part: 
     largest = by_size[sizes[-1]]
     share, parts = documents_read(largest) / sizes[-1], largest["parts"] / sizes[-1]
     dropped = sum(largest["counts"]["dropped"].get("document", {}).values()) / sizes[-1]
-    keys = 15 if name == "text/dedupe" else 1  # the content and 14 bands
+    keys = 1 + Near().bands if name == "text/dedupe" else 1
     sends = shuffles(name, share * TARGET, TARGET_PART, dropped * TARGET, keys)
     coded = sum(count * piece_seconds(columns) for columns, count in sends)
     code = (seconds - per_part * parts) * TARGET + per_part * share * TARGET / TARGET_PART
@@ -633,7 +640,8 @@ def print_costs(results: Mapping[int, Figures], part: int, engine: str) -> dict[
         f"{', '.join(f'{size:,}' for size in sorted(results))} documents on {engine}. Assumed: "
         f"cost linear in documents; the shares that stages keep stay; {TARGET_PART:,} documents a "
         f"part (measured with {part}); {1e3 * per_part:.1f} ms a part and stage, as on this disk; "
-        "a piece of a shuffle costs its schema and the time of one row's coding."
+        "a piece of a shuffle costs its schema and the time of one row's coding. "
+        "The engine's own work is not in it; a download's time is waiting for HTTP."
     )
     print(f"  {'stage':<26}{'core hours':>12}{'shuffle TB':>12}{'of pieces TB':>14}{'pieces':>10}")
     for name, cost in costs.items():

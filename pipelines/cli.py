@@ -180,11 +180,12 @@ def _write_job(recipe: "Recipe", stages: list[Any]) -> None:
 
     from pipelines.dataflow import JOB_FILE, PIPELINE_FILE, write_job
     from pipelines.run import next_job
-    from pipelines.runners import pipeline_options
+    from pipelines.runners import check_reach, pipeline_options
 
     options = pipeline_options(recipe)
     options.view_as(TestOptions).dry_run = True
     names, pipeline = next_job(recipe.out, stages, options)
+    check_reach(recipe)
     folder = recipe.out / "job"
     write_job(pipeline, folder)
     say(f"\nthe next job ({names[0]} to {names[-1]}, {len(names)} stages) is in {folder}:")
@@ -196,8 +197,9 @@ def _run(recipe: "Recipe", stages: list[Any], names: list[str]) -> None:
     from configs.reading import ConfigError
     from pipelines import status
     from pipelines.logs import LOG_FILE, logs_to
-    from pipelines.runners import pipeline_options
+    from pipelines.runners import check_reach, pipeline_options
 
+    check_reach(recipe)
     options, out = pipeline_options(recipe), recipe.out
     about = {"recipe": recipe.name, "core_hour_price": recipe.runner.core_hour_price}
     state = status.begin(out, names, recipe.runner.engine, about)

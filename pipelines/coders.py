@@ -5,9 +5,13 @@ from typing import Any
 import pyarrow as pa
 from apache_beam import coders
 
+ZSTD = pa.Codec("zstd", compression_level=1)
+
 
 class TableCoder(coders.Coder):  # type: ignore[misc]
-    """A table as an Arrow stream, which holds the rows of a slice and not all that it was cut from.
+    """A table as a compressed Arrow stream, of the rows of a slice and not all it was cut from.
+
+    Many pieces are of a few rows; their schema alone is a kilobyte or two, which compresses well.
 
     Raises:
         TypeError: at encoding, if a column holds binary data. Bytes of images go from the network
@@ -23,11 +27,13 @@ class TableCoder(coders.Coder):  # type: ignore[misc]
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, value.schema) as writer:
             writer.write_table(value)
-        return bytes(sink.getvalue())
+        plain = sink.getvalue()
+        return b"".join([plain.size.to_bytes(8, "little"), ZSTD.compress(plain, asbytes=True)])
 
     def decode(self, encoded: bytes) -> pa.Table:
         """The table again."""
-        return pa.ipc.open_stream(encoded).read_all()
+        size = int.from_bytes(encoded[:8], "little")
+        return pa.ipc.open_stream(ZSTD.decompress(encoded[8:], size)).read_all()
 
     def is_deterministic(self) -> bool:
         """Equal tables may be cut into chunks differently; no table is ever a key."""

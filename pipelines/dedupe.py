@@ -8,7 +8,6 @@ needs all keys in one place, and nothing depends on the order in which rows arri
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import apache_beam as beam
@@ -20,7 +19,16 @@ from numpy.typing import NDArray
 from filters import minhash
 from pipelines.config import Dedupe, Near
 from pipelines.images import drop_images
-from pipelines.stage import Part, Pieces, Place, Stage, by_part, scatter, write_documents
+from pipelines.stage import (
+    MOST_PARTITIONS,
+    Part,
+    Pieces,
+    Place,
+    Stage,
+    by_part,
+    scatter,
+    write_documents,
+)
 from shards import ledger, schema
 
 KEY = pa.schema(
@@ -34,9 +42,6 @@ KEY = pa.schema(
         ("row", pa.int32()),
     ]
 )
-# Partitions of keys. Every part sends each partition a piece of its own, so that their number is
-# bounded by what keeps pieces long; a billion keys are then a million rows a partition.
-MOST_PARTITIONS = 1024
 LOSER = pa.schema([*KEY, ("keeper", pa.string())])
 ORDER = ["key", "rank", "id", "part", "row"]
 
@@ -98,7 +103,7 @@ def _split_keys(part: int, place: Place, options: Dedupe) -> Pieces:
     """
     with place.clock():
         table = document_keys(place.read(part), part, options=options).sort_by(_ascending(ORDER))
-        lost = _runs(table["key"].to_pylist()) != np.arange(table.num_rows)
+        lost = _runs(table["key"]) != np.arange(table.num_rows)
         rows = _with_keepers(table)
     partitions = _partitions(place)
     targets = np.where(lost, partitions + part, _hashes(table) % partitions)
@@ -124,7 +129,7 @@ def _hashes(table: pa.Table) -> NDArray[np.int64]:
 
 def _judge(group: tuple[int, Iterable[pa.Table]], place: Place, verdicts: Verdicts) -> Pieces:
     partition, tables = group
-    rows = pa.concat_tables(tables)
+    rows = pa.concat_tables(tables).combine_chunks()
     if partition < _partitions(place):
         with place.clock():
             rows = verdicts(rows.select(KEY.names).sort_by(_ascending(ORDER)))
@@ -140,7 +145,7 @@ def _write(group: tuple[int, Iterable[pa.Table]], place: Place, apply: Apply, im
     with place.clock():
         if not place.has(part):
             documents = place.read(part)
-            result = apply(documents, _last_word(pa.concat_tables(verdicts)))
+            result = apply(documents, _last_word(pa.concat_tables(verdicts).combine_chunks()))
             write_documents(place, part, documents, result, images=images)
     return part
 
@@ -152,33 +157,32 @@ def _last_word(verdicts: pa.Table) -> pa.Table:
     is here as well, the first of its key, and names the best of all.
     """
     rows = verdicts.sort_by(_ascending(ORDER))
-    keeper = rows["keeper"].take(pa.array(_runs(rows["key"].to_pylist())))
+    keeper = rows["keeper"].take(pa.array(_runs(rows["key"])))
     return schema.with_column(rows, "keeper", keeper)
 
 
-def _runs(keys: list[str]) -> Any:
+def _runs(keys: pa.ChunkedArray) -> NDArray[np.int64]:
     """For each of the sorted `keys` the position of the first one equal to it."""
-    if not keys:
-        return np.empty(0, dtype=np.int64)
-    new = np.array([True, *(a != b for a, b in pairwise(keys))])
+    new = np.ones(len(keys), dtype=bool)
+    new[1:] = pc.not_equal(keys[1:], keys[:-1])
     return np.maximum.accumulate(np.where(new, np.arange(len(keys)), 0))
 
 
 def losers(keys: pa.Table) -> pa.Table:
     """Every record that is not the first of its key, with the id of the one that is."""
-    first = _runs(keys["key"].to_pylist())
+    first = _runs(keys["key"])
     return _with_keepers(keys).filter(pa.array(first != np.arange(len(first))))
 
 
 def _with_keepers(keys: pa.Table) -> pa.Table:
     """Sorted rows with the id of the first one of their key."""
-    keeper = keys["id"].take(pa.array(_runs(keys["key"].to_pylist())))
+    keeper = keys["id"].take(pa.array(_runs(keys["key"])))
     return keys.append_column(LOSER.field("keeper"), keeper)
 
 
 def frequent(keys: pa.Table, *, most: int) -> pa.Table:
     """Every row whose key occurs, over all rows' `rank`, more than `most` times."""
-    first = _runs(keys["key"].to_pylist())
+    first = _runs(keys["key"])
     counts = np.bincount(first, np.asarray(keys["rank"]), minlength=len(first))
     return keys.append_column(LOSER.field("keeper"), keys["id"]).filter(
         pa.array(counts[first] > most)

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from pipelines.config import FILTERS, Download, FilterSpec
 from pipelines.fetch import Fetched, FetchOptions, fetch_all
 from pipelines.stage import (
+    MOST_PARTITIONS,
     Part,
     Pieces,
     Place,
@@ -127,7 +128,8 @@ def download(parts: Any, place: Place, options: Download) -> Any:
     """
     results = (
         parts
-        | "ask" >> beam.FlatMap(_requests, place, options.partitions or place.parts)
+        | "ask"
+        >> beam.FlatMap(_requests, place, options.partitions or min(place.parts, MOST_PARTITIONS))
         | "by host" >> beam.GroupByKey()
         | "fetch" >> beam.FlatMap(_fetch_partition, place, options)
     )
@@ -150,7 +152,8 @@ def _fetch_partition(
     group: tuple[int, Iterable[pa.Table]], place: Place, options: Download
 ) -> Pieces:
     partition, tables = group
-    requests = pa.concat_tables(tables).sort_by([("url", "ascending"), ("part", "ascending")])
+    requests = pa.concat_tables(tables).combine_chunks()
+    requests = requests.sort_by([("url", "ascending"), ("part", "ascending")])
     # By hash, so that every chunk of requests is spread over the hosts of the partition.
     urls = sorted(pc.unique(requests["url"]).to_pylist(), key=schema.digest)
     with place.clock():

@@ -23,7 +23,7 @@ from mixers import packing
 from mixers.plan import Plan
 from pipelines.config import Mix
 from pipelines.images import read_index
-from pipelines.stage import Pieces, Place, Stage, by_part, scatter
+from pipelines.stage import MOST_PARTITIONS, Pieces, Place, Stage, by_part, scatter
 from shards import ledger, schema, tar, tokens
 from shards.images import read_images
 from shards.ledger import part_name
@@ -118,24 +118,40 @@ def _pack(
 ) -> Any:
     layout = _layout(place.inputs, corpora, mix)
     images = dict(zip(pictured, place.lookups, strict=True))
-    todo = [
-        (part, corpus, folder, images.get(corpus))
+    given = [
+        Given(corpus, folder, images.get(corpus), ledger.part_count(folder))
         for corpus, folder in zip(corpora, place.inputs, strict=True)
-        for part in range(ledger.part_count(folder))
     ]
-    spread = partial(_spread, place=place, mix=mix, seed=seed, layout=layout)
+    width = ceil(place.parts / MOST_PARTITIONS)
+    shared = {"given": given, "place": place, "mix": mix, "seed": seed, "layout": layout}
     pieces = (
         parts.pipeline
-        | "documents" >> beam.Create(todo, reshuffle=False)
+        | "documents" >> beam.Create(range(sum(g.parts for g in given)), reshuffle=False)
         | "balance" >> beam.Reshuffle()
-        | "cut" >> beam.FlatMapTuple(spread)
+        | "cut" >> beam.FlatMap(_spread, **shared, width=width)
     )
-    grouped = by_part(parts, pieces, PIECE)
-    return grouped | "pack" >> beam.Map(_pack_partition, place, mix, layout)
+    bins = parts | "bins" >> beam.Map(_bin, width)
+    return by_part(bins, pieces, PIECE) | "pack" >> beam.FlatMap(_pack_bin, place, mix, layout)
+
+
+def _bin(part: int, width: int) -> int:
+    """Neighbouring parts share a bin where they outnumber the partitions of a shuffle."""
+    return part // width
+
+
+@dataclass(frozen=True)
+class Given:
+    """The documents of one corpus, and where their images are."""
+
+    corpus: str
+    documents: Location
+    images: Location | None
+    parts: int
 
 
 PIECE = pa.schema(
     [
+        ("part", pa.int32()),  # that packs it
         ("key", pa.uint64()),  # where the document stands in the order of its corpus
         ("document", pa.int64()),  # where the document was read: tells copies with one id apart
         ("row", pa.int32()),  # where the piece stands in its document
@@ -152,33 +168,43 @@ def _tokenizer(name: str) -> Any:
 
 
 def _spread(
-    part: int,
-    corpus: str,
-    folder: Location,
-    images: Location | None,
-    *,
+    number: int,
+    given: Sequence[Given],
     place: Place,
     mix: Mix,
     seed: int,
     layout: Layout,
+    width: int,
 ) -> Pieces:
-    """The pieces of the documents of one part, by the partition that packs them."""
+    """The pieces of the documents of one part, by the bin of the part that packs them."""
+    source, part = _numbered(number, given)
     with place.clock():
-        documents = read_table(folder / "documents" / f"{part_name(part)}.parquet")
-        index = _located(images, part, place.run) if images else schema.IMAGE.empty_table()
+        documents = read_table(source.documents / "documents" / f"{part_name(part)}.parquet")
+        index = schema.IMAGE.empty_table()
+        if source.images:
+            index = _located(source.images, part, place.run)
         pieces = cut_documents(documents, index, mix)
     ids = [piece["segment"]["id"] for piece in pieces]
     found: Pieces = []
     for epoch in range(mix.max_epochs):
         keys = packing.order_keys(ids, seed, epoch)
-        slices = packing.partitions(keys, layout.slices[corpus])
+        slices = packing.partitions(keys, layout.slices[source.corpus])
+        targets = layout.first(source.corpus, epoch) + slices
         keyed = [
-            piece | {"key": int(key), "document": (part << 32) + piece["document"]}
-            for piece, key in zip(pieces, keys, strict=True)
+            piece | {"part": to, "key": int(key), "document": (part << 32) + piece["document"]}
+            for piece, key, to in zip(pieces, keys, targets.tolist(), strict=True)
         ]
-        table = pa.Table.from_pylist(keyed, schema=PIECE)
-        found += scatter(table, layout.first(corpus, epoch) + slices)
+        found += scatter(pa.Table.from_pylist(keyed, schema=PIECE), targets // width)
     return place.sent(found)
+
+
+def _numbered(number: int, given: Sequence[Given]) -> tuple[Given, int]:
+    """The corpus and its part that a number stands for, all corpora counted through."""
+    for source in given:
+        if number < source.parts:
+            return source, number
+        number -= source.parts
+    raise IndexError(number)
 
 
 def _located(images: Location, part: int, run: Location) -> pa.Table:
@@ -251,16 +277,20 @@ def _piece(
     }
 
 
-def _pack_partition(
+def _pack_bin(
     group: tuple[int, Iterable[pa.Table]], place: Place, mix: Mix, layout: Layout
-) -> int:
-    part, tables = group
-    with place.clock():
-        if not place.has(part):
-            order = [(name, "ascending") for name in ("key", "document", "row")]
-            pieces = pa.concat_tables(tables).sort_by(order)
-            _write_packed(place, part, pieces, *layout.corpus_and_epoch(part), mix)
-    return part
+) -> Iterator[int]:
+    number, tables = group
+    width = ceil(place.parts / MOST_PARTITIONS)
+    pieces = pa.concat_tables(tables)
+    for part in range(number * width, min((number + 1) * width, place.parts)):
+        with place.clock():
+            if not place.has(part):
+                mine = pieces.filter(pc.equal(pieces["part"], part))
+                order = [(name, "ascending") for name in ("key", "document", "row")]
+                ordered = mine.combine_chunks().sort_by(order)
+                _write_packed(place, part, ordered, *layout.corpus_and_epoch(part), mix)
+        yield part
 
 
 def _write_packed(
@@ -334,9 +364,16 @@ def shards_stage(name: str, packed: Stage, mix: Mix, seed: int, *, resized: bool
     )
 
 
+@cache
+def _packed_parts(packed: Location) -> dict[str, list[tuple[int, int]]]:
+    """By corpus, its parts and how many sequences each holds; read once a process."""
+    found: dict[str, list[tuple[int, int]]] = read_json(packed / SEQUENCES)
+    return found
+
+
 def _plan(packed: Location, mix: Mix) -> Plan:
     """The mixture of what was packed; raises `ConfigError` if there is nothing to mix."""
-    found = read_json(packed / SEQUENCES)
+    found = _packed_parts(packed)
     plan = Plan(mix.weights, {name: sum(n for _, n in parts) for name, parts in found.items()})
     if plan.total == 0:
         raise ConfigError(
@@ -354,7 +391,7 @@ def _write_shard(part: int, place: Place, mix: Mix) -> int:
     with place.clock():
         if not place.has(part):
             packed = place.lookups[0]
-            plan, found = _plan(packed, mix), read_json(packed / SEQUENCES)
+            plan, found = _plan(packed, mix), _packed_parts(packed)
             first = part * mix.sequences_per_shard
             last = min(first + mix.sequences_per_shard, plan.total)
             mixed = _mixed(packed, plan, found, first, last)

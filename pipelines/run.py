@@ -48,6 +48,7 @@ class Planned:
 
     stage: Stage
     fingerprint: str
+    pieces: Mapping[str, Any]  # what the fingerprint is made of
     done: bool
     why: str  # "done", "new", "its config changed", ...
 
@@ -98,7 +99,7 @@ def _pieces(stage: Stage, inputs: Mapping[str, str]) -> dict[str, Any]:
     return {
         "config": json.loads(json.dumps(stage.config, sort_keys=True, default=str)),
         "code": _code_digest({"pipelines.stage", *stage.modules}),
-        "files": in_parallel(stamp, stage.files),
+        "files": [len(stage.files), _hash({"stamps": in_parallel(stamp, stage.files)})],
         "inputs": {name: inputs[name] for name in (*stage.inputs, *stage.lookups)},
     }
 
@@ -125,7 +126,7 @@ def plan(run: Location, stages: Sequence[Stage]) -> list[Planned]:
         pieces = _pieces(stage, prints)
         prints[stage.name] = _hash(pieces)
         why = _why(said, pieces)
-        planned.append(Planned(stage, prints[stage.name], why == "done", why))
+        planned.append(Planned(stage, prints[stage.name], pieces, why == "done", why))
     return planned
 
 
@@ -204,7 +205,6 @@ def _commit(
     place: Place,
     counts: ledger.Counts,
     metrics: Metrics,
-    prints: Mapping[str, str],
 ) -> None:
     """Make what a checked stage has written its current output, and remove any other."""
     stage, home = planned.stage, place.out.parent
@@ -214,7 +214,7 @@ def _commit(
         "stage": stage.name,
         "folder": planned.folder,
         "fingerprint": planned.fingerprint,
-        "pieces": _pieces(stage, prints),
+        "pieces": planned.pieces,
         "parts": place.parts,
         "holds": [name for name in names(place.out) if "." not in name],
         "counts": asdict(counts),
@@ -289,7 +289,6 @@ def execute(
 ) -> None:
     """Bring every stage up to date; `watch` shows progress while a wave of stages runs."""
     planned = plan(run, stages)
-    prints = {p.stage.name: p.fingerprint for p in planned}
     kept = {
         p.stage.name: ledger.read_counts(run / p.stage.name / p.folder).kept.get("document", 0)
         for p in planned
@@ -308,5 +307,5 @@ def execute(
         for p in wave:
             name = p.stage.name
             mine = metrics.get(name, {})
-            _commit(p, places[name], checked[name], mine, prints)
+            _commit(p, places[name], checked[name], mine)
             done(name, checked[name], mine)

@@ -49,6 +49,18 @@ def _read(arguments: list[str]) -> PipelineOptions:
     return options
 
 
+def check_reach(recipe: Recipe) -> None:
+    """Raise `ConfigError` for local paths that the workers of a cloud service cannot see."""
+    corpora = [corpus for _, corpus in recipe.corpora if corpus is not None]
+    places = [str(recipe.out), *(path for corpus in corpora for path in corpus.read.files)]
+    local = [place for place in places if "://" not in place]
+    if recipe.runner.engine == "dataflow" and local:
+        raise ConfigError(
+            f"{local[0]} is a path of this machine, which Dataflow's workers do not see; "
+            "out and read.files have to be in a bucket: gs://bucket/folder"
+        )
+
+
 def _job_name(recipe: Recipe) -> str:
     """The same for all jobs of a run, so that an abandoned one is found; Dataflow's alphabet."""
     name = re.sub("[^a-z0-9]+", "-", recipe.name.lower()).strip("-")
@@ -102,7 +114,8 @@ def _cluster(engine: str, cluster: Cluster) -> dict[str, Any]:
             f"runner.{engine}: needs job_endpoint (host:port of a Beam job server) or master "
             "(the cluster's address)"
         )
-    kept = {"environment_cache_millis": KEEP_WORKERS_MS}
+    # Flink hands a worker that died to every new attempt, so there none is kept.
+    kept = {"environment_cache_millis": KEEP_WORKERS_MS} if engine == "spark" else {}
     return reached | _environment(engine, cluster) | kept | NO_PIP_FREEZE
 
 

@@ -12,7 +12,7 @@ import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from apache_beam.metrics import Metrics
 
 from pipelines import coders  # noqa: F401  tables of graphs are encoded by it
 from pipelines.config import FILTERS, FilterSpec
+from pipelines.version import code_version
 from shards import ledger, schema
 from shards.ledger import part_name
 from shards.storage import Location, read_table
@@ -31,6 +32,9 @@ from shards.storage import Location, read_table
 MICROSECONDS = "microseconds"  # the Beam counter of the time that a stage's own code takes
 
 RESIDENT = "resident"  # Beam's distribution of the bytes of memory that a worker holds
+# Of a shuffle, which every part sends each one a piece of its own: bounded, so that pieces are
+# long. Of a billion documents a partition has a quarter of a million.
+MOST_PARTITIONS = 4096
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 Pieces = list[tuple[int, pa.Table]]  # rows by the partition or part that they go to
@@ -47,6 +51,7 @@ class Place:
     inputs: tuple[Location, ...]  # the folders of the stages whose records it accounts for
     lookups: tuple[Location, ...]  # the folders of stages that it only looks things up in
     parts: int  # how many parts it writes
+    version: str = field(default_factory=code_version)  # of the submitter's code
 
     def read(self, part: int) -> pa.Table:
         """Part `part` of the first input's documents."""
@@ -66,7 +71,16 @@ class Place:
         kept: Mapping[str, int],
         kind: str = "documents",
     ) -> None:
-        """Write a part with its account, and tell Beam's metrics of it."""
+        """Write a part with its account, and tell Beam's metrics of it.
+
+        Raises:
+            RuntimeError: this worker runs other code than the process that submitted the job.
+        """
+        if self.version != code_version():
+            raise RuntimeError(
+                "this worker has another version of mixwright than the process that submitted the "
+                "job: restart its pool, or build its image again"
+            )
         ledger.write_part(self.out, part, output, drops, read=read, kept=kept, kind=kind)
         for name, records in (("read", read), ("kept", kept)):
             self.count(name, next(iter(records.values()), 0))

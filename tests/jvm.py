@@ -1,4 +1,4 @@
-"""The processes that an engine's cluster consists of: jars by Maven, servers, Beam's worker pool."""
+"""What an engine's cluster consists of: jars by Maven, servers, Beam's worker pool."""
 
 import fcntl
 import hashlib

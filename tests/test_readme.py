@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from pipelines.cli import app
@@ -17,11 +18,13 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_its_recipe_is_valid(tmp_path: Path):
-    (recipe,) = blocks("yaml")
+def test_its_recipe_is_valid_and_so_is_its_section_for_a_cluster(tmp_path: Path):
+    recipe, section = blocks("yaml")
     path = tmp_path / "pairs.yaml"
     path.write_text(recipe)
     assert load_recipe(path).corpora.captions is not None
+    path.write_text(yaml.safe_dump(yaml.safe_load(recipe) | yaml.safe_load(section)))
+    assert load_recipe(path).runner.engine == "spark"
 
 
 @pytest.mark.parametrize("code", blocks("python"))
@@ -32,7 +35,7 @@ def test_its_python_parses(code: str):
 def test_its_commands_exist():
     lines = [line for block in blocks("console") for line in block.splitlines()]
     named = {m[1] for line in lines if (m := re.match(r"mixwright (\w+)", line))}
-    assert {"run", "inspect", "why", "verify", "report", "config"} <= named
+    assert {"run", "status", "inspect", "why", "verify", "report", "config"} <= named
     for command in named:
         assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0, command
 

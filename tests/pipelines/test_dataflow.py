@@ -292,7 +292,7 @@ def test_a_dry_run_asks_for_storage_alone(dry_run: DryRun) -> None:
     assert kinds == {"storage", "upload", "download"}
     assert not [r.path for r in dry_run.requests if "authorization" in r.headers]
     staged = [key.rpartition("/")[2] for key in dry_run.server.data("staging")]
-    assert sorted(staged) == ["pipeline.pb", "submission_environment_dependencies.txt"]
+    assert staged == ["pipeline.pb"]
 
 
 def test_a_wrong_project_is_a_mistake_in_the_recipe(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_a_piece_carries_what_a_sequence_says_of_its_document(index: pa.Table):
 
 def packed(index: pa.Table, *documents: dict[str, Any]) -> tuple[list[dict[str, Any]], pa.Table]:
     pieces = cut_documents(schema.documents(documents), index, MIX)
-    keyed = [piece | {"key": i} for i, piece in enumerate(pieces)]
+    keyed = [piece | {"part": 0, "key": i} for i, piece in enumerate(pieces)]
     table = pa.Table.from_pylist(keyed, schema=mix.PIECE)
     sequences, drops = pack_pieces(table, "web", MIX)
     assert sequences.schema.equals(schema.SEQUENCE)

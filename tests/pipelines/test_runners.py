@@ -17,11 +17,11 @@ from apache_beam.options.pipeline_options import (
 )
 
 from configs.reading import ConfigError
-from pipelines.config import load_recipe
-from pipelines.runners import KEEP_WORKERS_MS, pipeline_options
+from pipelines.config import Recipe, load_recipe
+from pipelines.runners import KEEP_WORKERS_MS, check_reach, pipeline_options
 
 
-def options(tmp_path: Path, runner: dict[str, Any], name: str = "x") -> PipelineOptions:
+def recipe(tmp_path: Path, runner: dict[str, Any], name: str = "x") -> Recipe:
     tree = {
         "name": name,
         "out": str(tmp_path / "run"),
@@ -31,7 +31,11 @@ def options(tmp_path: Path, runner: dict[str, Any], name: str = "x") -> Pipeline
     }
     path = tmp_path / "x.yaml"
     path.write_text(yaml.safe_dump(tree))
-    return pipeline_options(load_recipe(path))
+    return load_recipe(path)
+
+
+def options(tmp_path: Path, runner: dict[str, Any], name: str = "x") -> PipelineOptions:
+    return pipeline_options(recipe(tmp_path, runner, name))
 
 
 def chosen(options: PipelineOptions) -> str:
@@ -55,7 +59,8 @@ def test_a_cluster_by_its_job_server(tmp_path: Path, engine: str):
     assert chosen(found) == "PortableRunner"
     assert portable.job_endpoint == "h:8099"
     assert portable.environment_type == "LOOPBACK"
-    assert portable.environment_cache_millis == str(KEEP_WORKERS_MS)
+    kept = {"spark": str(KEEP_WORKERS_MS), "flink": 0}
+    assert portable.environment_cache_millis == kept[engine]
 
 
 @pytest.mark.parametrize(
@@ -206,3 +211,10 @@ def test_beams_own_names_go_over_what_the_engines_section_says(tmp_path: Path):
 def test_a_mistake_names_its_key_and_the_mend(tmp_path: Path, runner: dict[str, Any], message: str):
     with pytest.raises(ConfigError, match=message):
         options(tmp_path, runner)
+
+
+def test_paths_that_dataflows_workers_do_not_see_are_refused(tmp_path: Path):
+    local = recipe(tmp_path, {"engine": "dataflow", "dataflow": CLOUD})
+    with pytest.raises(ConfigError, match="is a path of this machine, which Dataflow's workers"):
+        check_reach(local)
+    check_reach(recipe(tmp_path, {}))

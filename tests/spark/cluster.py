@@ -4,7 +4,6 @@
 Every port is one that the system chose, so several clusters can run side by side.
 """
 
-import os
 import re
 import signal
 import sys
@@ -186,8 +185,14 @@ def main() -> None:
         print(f"jars: {jars()}", flush=True)
         with suppress(KeyboardInterrupt), cluster(Path(folder)) as spark:
             print(f"job server: {spark.job_endpoint}, logs: {spark.logs}; ends with Ctrl-C. Run:")
-            option = f"--set runner.job_endpoint={spark.job_endpoint}"
-            print(f"  mixwright run configs/demo.yaml --runner spark {option}", flush=True)
+            settings = (
+                "engine=spark",
+                f"spark.job_endpoint={spark.job_endpoint}",
+                "spark.environment=loopback",
+                f"options.files_to_stage={spark.files_to_stage}",
+            )
+            options = " ".join(f"--set runner.{setting}" for setting in settings)
+            print(f"  mixwright demo --no-train {options}", flush=True)
             signal.pause()
 
 
