@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types contracts unit extras spark format sample lock clean
+.PHONY: help demo test lint types contracts unit extras spark flink format sample lock clean
 
 help: ## list what there is to make
 	@grep -hE '^[a-z-]+%?:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -34,6 +34,9 @@ extras: .venv/installed ## install each extra apart by pip and import its folder
 
 spark: .venv/installed ## start a Spark cluster on loopback and say how to run on it; needs Java and Maven
 	$(BIN)/python tests/spark/cluster.py
+
+flink: .venv/installed ## start Flink's job server on loopback and say how to run on it; needs Java and Maven
+	$(BIN)/python tests/flink/cluster.py
 
 bench-%: .venv/installed ## run benchmarks/NAME.py; ARGS=--quick for less than a minute
 	$(BIN)/python benchmarks/$*.py $(ARGS)

@@ -37,11 +37,6 @@ def missing_tools() -> list[str]:
     return [tool for tool in TOOLS if shutil.which(tool) is None]
 
 
-def add_opens(*packages: str) -> tuple[str, ...]:
-    """Java's options to open packages of its base module, which are closed since Java 17."""
-    return tuple(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in packages)
-
-
 def assemble(name: str, pom: Path) -> Path:
     """The folder of the jars that `pom` lists; the first call has Maven fetch them, in minutes.
 

@@ -15,14 +15,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # this file is run by its path, too
 
-from tests.jvm import add_opens, assemble, logged, serve, terminable  # noqa: E402
+from tests.jvm import assemble, logged, serve, terminable  # noqa: E402
 
 POM = Path(__file__).with_name("pom.xml")
-# What Flink reaches into.
-ADD_OPENS = add_opens(
-    *(f"java.{name}" for name in ("lang", "lang.invoke", "io", "net", "nio", "text", "time")),
-    *(f"java.util{name}" for name in ("", ".concurrent", ".concurrent.atomic")),
-)
 # Flink runs all steps of a job at once, and every shuffle between them holds network buffers: the
 # 64 MB that Flink has by default are too few for a wave of stages. By default, too, a job fails
 # with its first task.
@@ -67,7 +62,7 @@ def _job_server(jars: Path, folder: Path) -> list[str]:
     main = ["-cp", f"{jars}/*", "org.apache.beam.runners.flink.FlinkJobServerDriver"]
     flink = ["--flink-master=[local]", f"--flink-conf-dir={folder / 'conf'}"]
     ports = ["--job-port=0", "--artifact-port=0", "--expansion-port=0"]
-    return ["java", *small, *ADD_OPENS, *main, *flink, *ports, f"--artifacts-dir={folder}"]
+    return ["java", *small, *main, *flink, *ports, f"--artifacts-dir={folder}"]
 
 
 def main() -> None:

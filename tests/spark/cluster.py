@@ -21,7 +21,6 @@ sys.path.insert(0, str(ROOT))  # this file is run by its path, too
 
 from tests.jvm import (  # noqa: E402
     Server,
-    add_opens,
     assemble,
     logged,
     missing_tools,
@@ -33,12 +32,13 @@ from tests.jvm import (  # noqa: E402
 __all__ = ["ADD_OPENS", "Cluster", "cluster", "jars", "missing_tools", "serve", "worker_pool"]
 
 POM = Path(__file__).with_name("pom.xml")
-# What Spark reaches into.
-ADD_OPENS = add_opens(
-    *(f"java.{name}" for name in ("lang", "lang.invoke", "io", "net", "nio", "util")),
-    *(f"java.util.concurrent{name}" for name in ("", ".atomic")),
-    *(f"sun.{name}" for name in ("nio.ch", "nio.cs", "security.action", "util.calendar")),
+# What Spark reaches into and Java 17 keeps closed.
+OPENED = (
+    *(f"java.base/java.{name}" for name in ("lang", "lang.invoke", "io", "net", "nio", "util")),
+    *(f"java.base/java.util.concurrent{name}" for name in ("", ".atomic")),
+    *(f"java.base/sun.{name}" for name in ("nio.ch", "nio.cs", "security.action", "util.calendar")),
 )
+ADD_OPENS = tuple(f"--add-opens={package}=ALL-UNNAMED" for package in OPENED)
 # Beam's Python workers outlive a stage with --environment_cache_millis, and one that died stays in
 # its executor's cache: a task tried there again fails again. So let it be tried elsewhere, and let
 # the executor go after the stage. (Without a cache none of this is needed.) All nodes are one host

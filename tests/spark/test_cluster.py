@@ -109,5 +109,5 @@ def test_what_does_not_start_says_why(tmp_path: Path) -> None:
     with bad, cluster(tmp_path, executor_memory="abc"):
         pass
 
-    left = [process.cmdline() for process in psutil.process_iter(["cmdline"])]
+    left = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
     assert not [line for line in left if str(tmp_path) in " ".join(line)]
