@@ -13,6 +13,7 @@ import ast
 import hashlib
 import importlib.util
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -30,9 +31,14 @@ from apache_beam.options.pipeline_options import (
 
 from configs.reading import ConfigError
 from pipelines.jobs import cancel_abandoned
+from pipelines.local import DIED
 from pipelines.stage import MICROSECONDS, Place, Stage
 from shards import ledger
 from shards.storage import Location, in_parallel, names, remove_tree, stamp
+
+ATTEMPTS = 4  # of a job whose worker died, as many as Spark makes of a task
+
+log = logging.getLogger("mixwright")
 
 FOLLOWED = ("filters", "mixers", "shards")
 FOLLOWED_IN = tuple(f"{package}." for package in FOLLOWED)
@@ -264,6 +270,18 @@ def _pipeline(options: PipelineOptions) -> beam.Pipeline:
 
 
 def _run_job(wave: Sequence[Planned], places: Mapping[str, Place], options: PipelineOptions) -> Any:
+    """Run a wave's graph to its end, again if a local worker died: what it had written is kept."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return _attempt(wave, places, options)
+        except RuntimeError as error:
+            if DIED not in str(error):
+                raise
+            log.warning(DIED)
+    return _attempt(wave, places, options)
+
+
+def _attempt(wave: Sequence[Planned], places: Mapping[str, Place], options: PipelineOptions) -> Any:
     """Run a wave's graph to its end; a job that is left to itself, as on Ctrl-C, is cancelled."""
     server = options.view_as(PortableOptions).job_endpoint
     if server and ":" in server:
