@@ -1,9 +1,11 @@
 """The command line. Each command imports what it needs, so that `--help` answers at once."""
 
 import logging
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -34,6 +36,8 @@ config_app = typer.Typer(no_args_is_help=True, help="Look at recipes.")
 app.add_typer(config_app, name="config")
 
 FAILED, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143  # exit codes; 0 is success
+
+GRACE_SECONDS = 30.0  # for a run to stop in order: to cancel its job and end its workers
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
@@ -72,7 +76,7 @@ def told() -> Iterator[None]:
     """Turn the errors that a user can mend into a message and an exit code."""
     from configs.reading import ConfigError
 
-    signal.signal(signal.SIGTERM, _terminate)
+    before = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     except ConfigError as error:
@@ -86,14 +90,24 @@ def told() -> Iterator[None]:
         raise fail("stopped; the same command goes on from here", TERMINATED) from None
     except KeyboardInterrupt:
         raise fail("stopped; the same command goes on from here", INTERRUPTED) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, as a scheduler sends it: the run is ended as by Ctrl-C."""
 
 
-def _terminate(_number: int, _frame: Any) -> None:
-    raise Terminated
+def _stop(number: int, _frame: Any) -> None:
+    """Stop in order; if that takes too long, anyhow: nothing that is written is ever half there.
+
+    Threads of Beam's local engine that are interrupted while they start may wait for each other.
+    """
+    anyhow = threading.Timer(GRACE_SECONDS, os._exit, (128 + number,))
+    anyhow.daemon = True
+    anyhow.start()
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 
 def _missing(error: ModuleNotFoundError) -> str:

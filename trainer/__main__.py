@@ -31,15 +31,24 @@ def main(
     try:
         recipe = load_config(config, assignments or [])
     except ConfigError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-        raise typer.Exit(2) from None
+        raise _failed(error, 2) from None
     _train(recipe, fresh=fresh)
+
+
+def _failed(error: object, code: int) -> typer.Exit:
+    """Report an error; raise what this returns."""
+    Console(stderr=True).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+    return typer.Exit(code)
 
 
 def _train(recipe: TrainConfig, *, fresh: bool) -> None:
     from shards.loader import ShardError
     from shards.storage import write_json
-    from trainer.train import train
+
+    try:
+        from trainer.train import train
+    except ModuleNotFoundError as error:
+        raise _failed(f"{error}: pip install 'mixwright[trainer]'", 2) from None
 
     try:
         with _bar(recipe.steps) as (progress, task):
@@ -52,8 +61,7 @@ def _train(recipe: TrainConfig, *, fresh: bool) -> None:
 
             result = train(recipe, show, fresh=fresh)
     except (ShardError, ValueError, RuntimeError, OSError, ModuleNotFoundError) as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-        raise typer.Exit(1) from None
+        raise _failed(error, 1) from None
     write_json(recipe.out / "result.json", asdict(result) | _paths(result))
     console.print(
         f"{result.steps} steps in {result.seconds:.0f} s, {result.tokens_per_second:,.0f} tokens/s",
