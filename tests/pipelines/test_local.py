@@ -64,10 +64,12 @@ def test_work_that_kills_every_worker_fails_and_says_why(tmp_path: Path) -> None
 
 
 def test_a_worker_that_dies_while_others_are_still_starting(tmp_path: Path) -> None:
+    before = set(psutil.Process().children())  # servers of other tests
+
     def kill_first() -> None:
-        while not (shells := psutil.Process().children()):
+        while not (shells := set(psutil.Process().children()) - before):
             time.sleep(0.01)
-        shells[0].kill()
+        shells.pop().kill()
 
     thread = threading.Thread(target=kill_first)
     thread.start()
