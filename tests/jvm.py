@@ -37,6 +37,17 @@ def missing_tools() -> list[str]:
     return [tool for tool in TOOLS if shutil.which(tool) is None]
 
 
+def require_java() -> None:
+    """Skip the test without Java and Maven, or fail it where tools are required."""
+    import pytest  # not what `make spark` waits for
+
+    if missing := missing_tools():
+        message = f"not on PATH: {', '.join(missing)}: apt-get install default-jre-headless maven"
+        if os.environ.get("MIXWRIGHT_REQUIRE_TOOLS"):
+            pytest.fail(message)
+        pytest.skip(message)
+
+
 def assemble(name: str, pom: Path) -> Path:
     """The folder of the jars that `pom` lists; the first call has Maven fetch them, in minutes.
 

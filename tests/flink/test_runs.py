@@ -16,7 +16,7 @@ from pipelines.site import Site
 from shards import ledger
 from shards.storage import read_json, sha256_file
 from tests.flink.cluster import Cluster, cluster
-from tests.jvm import missing_tools, worker_pool
+from tests.jvm import require_java, worker_pool
 from tests.pipelines.small import run_quietly, small_recipe
 
 pytestmark = [
@@ -28,12 +28,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def flink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Without Java and Maven the tests are skipped, or fail where tools are required."""
-    if missing := missing_tools():
-        message = f"not on PATH: {', '.join(missing)}: apt-get install default-jre-headless maven"
-        if os.environ.get("MIXWRIGHT_REQUIRE_TOOLS"):
-            pytest.fail(message)
-        pytest.skip(message)
+    require_java()
     with cluster(tmp_path_factory.mktemp("flink")) as running:
         yield running
 

@@ -12,6 +12,8 @@ from pipelines.run import execute
 from pipelines.runners import pipeline_options
 from pipelines.site import Site
 from pipelines.status import begin
+from shards import ledger
+from shards.storage import names, sha256_file
 
 SAMPLE = Path(__file__).parent.parent / "data" / "sample"
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
@@ -45,3 +47,10 @@ def run_quietly(recipe: Recipe) -> list[str]:
         done=lambda name, counts, metrics: ran.append(name),
     )
     return ran
+
+
+def digests(recipe: Recipe) -> dict[str, str]:
+    """The sha256 of every shard, of its index, and of the manifest."""
+    folder = ledger.current(recipe.out / "shards")
+    files = [name for name in names(folder) if name.startswith(("mixwright-", "manifest"))]
+    return {name: sha256_file(folder / name) for name in files}

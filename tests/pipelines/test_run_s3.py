@@ -12,8 +12,8 @@ import yaml
 from pipelines.config import Recipe, load_recipe
 from pipelines.site import Site
 from shards import ledger
-from shards.storage import Remote, exists, names, read_bytes, sha256_file
-from tests.pipelines.small import run_quietly, small_recipe
+from shards.storage import Remote, exists, names, read_bytes
+from tests.pipelines.small import digests, run_quietly, small_recipe
 from tests.servers.s3 import S3Server, serve
 
 BUCKET = "crawl"
@@ -64,13 +64,6 @@ def _remote_recipe(server: S3Server, site: Site, folder: Path) -> Recipe:
         corpus["read"]["files"] = [f"s3://{BUCKET}/{name}" for name in corpus["read"]["files"]]
     path.write_text(yaml.safe_dump(tree))
     return load_recipe(path)
-
-
-def digests(recipe: Recipe) -> dict[str, str]:
-    """The sha256 of every shard, of its index, and of the manifest."""
-    folder = ledger.current(recipe.out / "shards")
-    files = [name for name in names(folder) if name.startswith(("mixwright-", "manifest"))]
-    return {name: sha256_file(folder / name) for name in files}
 
 
 def told(server: S3Server, *arguments: str) -> str:

@@ -13,7 +13,8 @@ from apache_beam.metrics import Metrics, MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
-from tests.spark.cluster import Cluster, cluster, missing_tools, worker_pool
+from tests.jvm import require_java
+from tests.spark.cluster import Cluster, cluster, worker_pool
 
 pytestmark = [
     pytest.mark.xdist_group("spark"),
@@ -25,12 +26,7 @@ SQUARES = {last: [n * n for n in range(last, 60, 10)] for last in range(10)}
 
 @pytest.fixture(scope="module", autouse=True)
 def java() -> None:
-    """Without Java and Maven the tests are skipped, or fail where tools are required."""
-    if missing := missing_tools():
-        message = f"not on PATH: {', '.join(missing)}: apt-get install default-jre-headless maven"
-        if os.environ.get("MIXWRIGHT_REQUIRE_TOOLS"):
-            pytest.fail(message)
-        pytest.skip(message)
+    require_java()
 
 
 @pytest.fixture(scope="module")

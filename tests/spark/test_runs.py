@@ -1,6 +1,5 @@
 """Whole runs on Spark: the bytes of the laptop, whoever runs the Python, and whoever dies."""
 
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -13,9 +12,9 @@ import pytest
 from pipelines.config import Recipe, load_recipe
 from pipelines.site import Site
 from shards import ledger
-from shards.storage import names, sha256_file
-from tests.pipelines.small import run_quietly, small_recipe
-from tests.spark.cluster import Cluster, cluster, missing_tools, worker_pool
+from tests.jvm import require_java
+from tests.pipelines.small import digests, run_quietly, small_recipe
+from tests.spark.cluster import Cluster, cluster, worker_pool
 
 pytestmark = [
     pytest.mark.xdist_group("spark"),
@@ -27,12 +26,7 @@ POOL = "apache_beam.runners.worker.worker_pool_main"
 
 @pytest.fixture(scope="module", autouse=True)
 def java() -> None:
-    """Without Java and Maven the tests are skipped, or fail where tools are required."""
-    if missing := missing_tools():
-        message = f"not on PATH: {', '.join(missing)}: apt-get install default-jre-headless maven"
-        if os.environ.get("MIXWRIGHT_REQUIRE_TOOLS"):
-            pytest.fail(message)
-        pytest.skip(message)
+    require_java()
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +43,6 @@ def on_spark(spark: Cluster, folder: Path, given: Path, site: Site, **environmen
     }
     path = small_recipe(folder / "r.yaml", folder / "run", given, site, **runner)
     return load_recipe(path)
-
-
-def digests(recipe: Recipe) -> dict[str, str]:
-    """The sha256 of every shard, of its index, and of the manifest."""
-    folder = ledger.current(recipe.out / "shards")
-    files = [name for name in names(folder) if name.startswith(("mixwright-", "manifest"))]
-    return {name: sha256_file(folder / name) for name in files}
 
 
 def pool_workers() -> list[psutil.Process]:
