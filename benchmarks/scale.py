@@ -99,7 +99,8 @@ class Plan:
     sizes: Sequence[int]  # documents, rising
     part: int = 250  # documents a part
     rounds: int = 3  # of start-up jobs, of which the median counts
-    one: Sequence[str] = tuple(JOBS)  # the jobs that one worker runs; two run all
+    one: Sequence[str] = tuple(JOBS)  # the jobs that one worker runs
+    two: Sequence[str] = tuple(JOBS)
 
 
 def quick_plan() -> Plan:
@@ -672,7 +673,7 @@ def compare(engine: str, plan: Plan, site: Site, folder: Path) -> dict[str, floa
     figures: dict[str, float] = {}
     results: dict[int, dict[int, Figures]] = {}
     starts: dict[int, dict[str, float]] = {}
-    for workers, jobs in ((1, plan.one), (2, tuple(JOBS))):
+    for workers, jobs in ((1, plan.one), (2, plan.two)):
         with setting(engine, workers, folder) as ready:
             starts[workers] = start_ups(ready, jobs, plan, folder)
             results[workers] = {
@@ -694,13 +695,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--documents", type=int, nargs="+", default=[10_000, 30_000])
+    parser.add_argument("--jobs", choices=JOBS, nargs="+", default=[*JOBS], help="only these")
     parser.add_argument("--engines", type=lambda text: text.split(","), default=["local", "spark"])
     scratch = Path(tempfile.gettempdir(), "mixwright-scale")
     parser.add_argument("--folder", type=Path, default=scratch)
     options = parser.parse_args()
     os.environ |= MEMORY
     with ExitStack() as stack:
-        folder, plan, engines = options.folder, Plan(sorted(options.documents)), options.engines
+        plan = Plan(sorted(options.documents), one=options.jobs, two=options.jobs)
+        folder, engines = options.folder, options.engines
         if options.quick:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             plan, engines = quick_plan(), ["local"]

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pyarrow as pa
 
-from filters.reasons import Filter, Mask, above, below, measured, reasons
+from filters.rules import Filter, Mask, Rule, above, below, flag, measured
 from filters.text import language
 from shards import schema
 
@@ -52,54 +52,50 @@ FILE_NAME = re.compile(
 WEB_ADDRESS = re.compile(r"(?:https?://|www\.)\S+", re.IGNORECASE)
 
 
-def caption_words(batch: pa.Table, *, min: int | None = 3, max: int | None = None) -> pa.Array:
+def caption_words(batch: pa.Table, *, min: int | None = 3, max: int | None = None) -> list[Rule]:
     """Keeps captions of more than two words between white space.
 
     DataComp's basic filter (Gadre et al. 2023, arXiv 2304.14108; baselines/apply_filter.py). It has
     no upper limit.
     """
     words = measured(lambda caption: len(caption.split()), _captions(batch))
-    return reasons(
-        batch.num_rows,
-        [
-            (below(words, min), "caption_too_few_words"),
-            (above(words, max), "caption_too_many_words"),
-        ],
-    )
+    return [
+        below("caption_too_few_words", words, min),
+        above("caption_too_many_words", words, max),
+    ]
 
 
-def caption_characters(batch: pa.Table, *, min: int | None = 6, max: int | None = None) -> pa.Array:
+def caption_characters(
+    batch: pa.Table, *, min: int | None = 6, max: int | None = None
+) -> list[Rule]:
     """Keeps captions of more than five characters.
 
     DataComp's basic filter (Gadre et al. 2023, arXiv 2304.14108; baselines/apply_filter.py). It has
     no upper limit.
     """
     characters = measured(len, _captions(batch))
-    return reasons(
-        batch.num_rows,
-        [
-            (below(characters, min), "caption_too_few_characters"),
-            (above(characters, max), "caption_too_many_characters"),
-        ],
-    )
+    return [
+        below("caption_too_few_characters", characters, min),
+        above("caption_too_many_characters", characters, max),
+    ]
 
 
-def caption_file_name(batch: pa.Table) -> pa.Array:
+def caption_file_name(batch: pa.Table) -> list[Rule]:
     """Drops captions that are wholly a file name: IMG_1234, DSC0001.JPG, summer.png, a hash.
 
     This project's own rule: such alternative text is what an upload form fills in.
     """
     names = _matches(FILE_NAME, _captions(batch))
-    return reasons(batch.num_rows, [(names, "caption_file_name")])
+    return [flag("caption_file_name", names)]
 
 
-def caption_url(batch: pa.Table) -> pa.Array:
+def caption_url(batch: pa.Table) -> list[Rule]:
     """Drops captions that are wholly a web address; this project's own rule."""
     addresses = _matches(WEB_ADDRESS, _captions(batch))
-    return reasons(batch.num_rows, [(addresses, "caption_url")])
+    return [flag("caption_url", addresses)]
 
 
-def caption_boilerplate(batch: pa.Table, *, phrases: list[str] = PHRASES) -> pa.Array:
+def caption_boilerplate(batch: pa.Table, *, phrases: list[str] = PHRASES) -> list[Rule]:
     """Drops captions with one of `phrases`, in any case and spacing.
 
     The list is this project's own.
@@ -107,7 +103,7 @@ def caption_boilerplate(batch: pa.Table, *, phrases: list[str] = PHRASES) -> pa.
     banned = [_folded(phrase) for phrase in phrases]
     captions = [_folded(caption) for caption in _captions(batch)]
     found = [any(phrase in caption for phrase in banned) for caption in captions]
-    return reasons(batch.num_rows, [(np.array(found, bool), "caption_boilerplate")])
+    return [flag("caption_boilerplate", np.array(found, bool))]
 
 
 def _captions(batch: pa.Table) -> list[str]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from filters.reasons import Filter, Mask, above, below, measured, reasons, share
+from filters.rules import Filter, Mask, Rule, above, below, flag, measured, share
 from filters.text import PUNCTUATION, language, ngram_ids, split_words
 from shards import schema
 
@@ -51,27 +51,21 @@ there's what's who's where's here's let's
 STOP_WORDS = frozenset(FUNCTION_WORDS.split())
 
 
-def page_images(batch: pa.Table, *, min: int | None = 1, max: int | None = 30) -> pa.Array:
+def page_images(batch: pa.Table, *, min: int | None = 1, max: int | None = 30) -> list[Rule]:
     """Keeps pages with 1 to 30 images; an image that stands twice counts twice."""
     rows, parts = schema.flatten_parts(batch)
     shown = rows.filter(pc.is_null(pc.struct_field(parts, "text")))
     images = np.bincount(shown.to_numpy(), minlength=batch.num_rows)
-    return reasons(
-        batch.num_rows,
-        [(below(images, min), "page_too_few_images"), (above(images, max), "page_too_many_images")],
-    )
+    return [below("page_too_few_images", images, min), above("page_too_many_images", images, max)]
 
 
-def page_words(batch: pa.Table, *, min: int | None = 10, max: int | None = 2_000) -> pa.Array:
+def page_words(batch: pa.Table, *, min: int | None = 10, max: int | None = 2_000) -> list[Rule]:
     """Keeps pages of 10 to 2,000 words."""
     words = measured(lambda text: len(split_words(text)), schema.texts(batch))
-    return reasons(
-        batch.num_rows,
-        [(below(words, min), "page_too_few_words"), (above(words, max), "page_too_many_words")],
-    )
+    return [below("page_too_few_words", words, min), above("page_too_many_words", words, max)]
 
 
-def page_special_characters(batch: pa.Table, *, max: float | None = 0.275) -> pa.Array:
+def page_special_characters(batch: pa.Table, *, max: float | None = 0.275) -> list[Rule]:
     """Drops pages of which more than 27.5 % of the characters are no letters.
 
     Digits, punctuation, symbols and white space are special, spaces among them, as in OBELICS.
@@ -79,25 +73,22 @@ def page_special_characters(batch: pa.Table, *, max: float | None = 0.275) -> pa
     texts = schema.texts(batch)
     special = measured(lambda text: len(SPECIAL.findall(text)), texts)
     ratio = share(special, measured(len, texts))
-    return reasons(
-        batch.num_rows,
-        [(_no_words(texts), "page_no_words"), (above(ratio, max), "page_special_characters")],
-    )
+    return [flag("page_no_words", _no_words(texts)), above("page_special_characters", ratio, max)]
 
 
-def page_punctuation(batch: pa.Table, *, min: float | None = 0.03) -> pa.Array:
+def page_punctuation(batch: pa.Table, *, min: float | None = 0.03) -> list[Rule]:
     """Drops pages on which fewer than 3 % of words and punctuation marks are marks."""
     texts = schema.texts(batch)
     tokens = [WORD_OR_MARK.findall(text) for text in texts]
     marks = measured(lambda row: sum(token in MARKS for token in row), tokens)
     ratio = share(marks, measured(len, tokens))
-    return reasons(
-        batch.num_rows,
-        [(_no_words(texts), "page_no_words"), (below(ratio, min), "page_too_little_punctuation")],
-    )
+    return [
+        flag("page_no_words", _no_words(texts)),
+        below("page_too_little_punctuation", ratio, min),
+    ]
 
 
-def page_stop_words(batch: pa.Table, *, min: float | None = 0.35) -> pa.Array:
+def page_stop_words(batch: pa.Table, *, min: float | None = 0.35) -> list[Rule]:
     """Drops pages on which fewer than 35 % of the words are English stop words.
 
     The limit is that of OBELICS; the list is this project's own, the closed word classes.
@@ -107,15 +98,12 @@ def page_stop_words(batch: pa.Table, *, min: float | None = 0.35) -> pa.Array:
     found = measured(lambda row: sum(word in STOP_WORDS for word in row), words)
     count = measured(len, words)
     ratio = share(found, count)
-    return reasons(
-        batch.num_rows,
-        [(count == 0, "page_no_words"), (below(ratio, min), "page_too_few_stop_words")],
-    )
+    return [flag("page_no_words", count == 0), below("page_too_few_stop_words", ratio, min)]
 
 
 def page_repetition(
     batch: pa.Table, *, max_characters: float | None = 0.1, max_words: float | None = 0.2
-) -> pa.Array:
+) -> list[Rule]:
     """Drops pages that repeat runs of 10 characters or of 5 words too often.
 
     Characters: of all runs of 10, the share held by the most frequent ones, of which as many count
@@ -125,14 +113,11 @@ def page_repetition(
     texts = schema.texts(batch)
     characters = measured(_character_repetition, texts)
     words = measured(_word_repetition, texts)
-    return reasons(
-        batch.num_rows,
-        [
-            (_no_words(texts), "page_no_words"),
-            (above(characters, max_characters), "page_repeated_characters"),
-            (above(words, max_words), "page_repeated_words"),
-        ],
-    )
+    return [
+        flag("page_no_words", _no_words(texts)),
+        above("page_repeated_characters", characters, max_characters),
+        above("page_repeated_words", words, max_words),
+    ]
 
 
 def _no_words(texts: list[str]) -> Mask:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
-from filters.reasons import Filter, Mask, above, below, measured, reasons, share
+from filters.rules import Filter, Mask, Rule, above, below, flag, measured, share
 from shards import schema
 
 PUNCTUATION = string.punctuation + "‘’‚“”„«»‹›…–—―·•‣◦▪′″¿¡§©®™、。，！？；：（）「」『』【】《》"
@@ -71,7 +71,7 @@ def gopher_quality(
     max_ellipsis_lines: float | None = 0.3,
     min_alphabetic_words: float | None = 0.8,
     min_stop_words: int | None = 2,
-) -> pa.Array:
+) -> list[Rule]:
     """The quality heuristics of Gopher (Rae et al. 2021, arXiv 2112.11446, appendix A.1.1).
 
     Word counts, lengths in characters, and symbols per word are over words; the share of words
@@ -90,21 +90,18 @@ def gopher_quality(
     tokens = measured(lambda text: len(text.split()), texts)
     alphabetic = share(measured(_alphabetic, words), tokens)
     stop_words = measured(lambda row: len(GOPHER_STOP_WORDS.intersection(row)), words)
-    return reasons(
-        batch.num_rows,
-        [
-            (below(count, min_words), "gopher_too_few_words"),
-            (above(count, max_words), "gopher_too_many_words"),
-            (below(mean_length, min_mean_word_length), "gopher_words_too_short"),
-            (above(mean_length, max_mean_word_length), "gopher_words_too_long"),
-            (above(hashes, max_hashes_per_word), "gopher_too_many_hashes"),
-            (above(ellipses, max_ellipses_per_word), "gopher_too_many_ellipses"),
-            (above(bullets, max_bullet_lines), "gopher_too_many_bullet_lines"),
-            (above(trailing, max_ellipsis_lines), "gopher_too_many_ellipsis_lines"),
-            (below(alphabetic, min_alphabetic_words), "gopher_too_few_alphabetic_words"),
-            (below(stop_words, min_stop_words), "gopher_too_few_stop_words"),
-        ],
-    )
+    return [
+        below("gopher_too_few_words", count, min_words),
+        above("gopher_too_many_words", count, max_words),
+        below("gopher_words_too_short", mean_length, min_mean_word_length),
+        above("gopher_words_too_long", mean_length, max_mean_word_length),
+        above("gopher_too_many_hashes", hashes, max_hashes_per_word),
+        above("gopher_too_many_ellipses", ellipses, max_ellipses_per_word),
+        above("gopher_too_many_bullet_lines", bullets, max_bullet_lines),
+        above("gopher_too_many_ellipsis_lines", trailing, max_ellipsis_lines),
+        below("gopher_too_few_alphabetic_words", alphabetic, min_alphabetic_words),
+        below("gopher_too_few_stop_words", stop_words, min_stop_words),
+    ]
 
 
 def gopher_repetition(
@@ -123,7 +120,7 @@ def gopher_repetition(
     max_duplicate_8_grams: float | None = 0.12,
     max_duplicate_9_grams: float | None = 0.11,
     max_duplicate_10_grams: float | None = 0.10,
-) -> pa.Array:
+) -> list[Rule]:
     """The repetition heuristics of Gopher (Rae et al. 2021, arXiv 2112.11446, table A1).
 
     A duplicate is a line, paragraph or n-gram that stood earlier in the document; its first
@@ -145,21 +142,19 @@ def gopher_repetition(
         9: max_duplicate_9_grams,
         10: max_duplicate_10_grams,
     }
-    return reasons(
-        batch.num_rows,
-        [
-            (measured(len, words) == 0, "gopher_no_words"),
-            (above(lines[:, 0], max_duplicate_lines), "gopher_duplicate_lines"),
-            (above(paragraphs[:, 0], max_duplicate_paragraphs), "gopher_duplicate_paragraphs"),
-            (above(lines[:, 1], max_duplicate_line_characters), "gopher_duplicate_line_characters"),
-            (
-                above(paragraphs[:, 1], max_duplicate_paragraph_characters),
-                "gopher_duplicate_paragraph_characters",
-            ),
-            *[(above(grams[:, n], top[n]), f"gopher_top_{n}_gram") for n in top],
-            *[(above(grams[:, n], duplicate[n]), f"gopher_duplicate_{n}_grams") for n in duplicate],
-        ],
-    )
+    return [
+        flag("gopher_no_words", measured(len, words) == 0),
+        above("gopher_duplicate_lines", lines[:, 0], max_duplicate_lines),
+        above("gopher_duplicate_paragraphs", paragraphs[:, 0], max_duplicate_paragraphs),
+        above("gopher_duplicate_line_characters", lines[:, 1], max_duplicate_line_characters),
+        above(
+            "gopher_duplicate_paragraph_characters",
+            paragraphs[:, 1],
+            max_duplicate_paragraph_characters,
+        ),
+        *[above(f"gopher_top_{n}_gram", grams[:, n], top[n]) for n in top],
+        *[above(f"gopher_duplicate_{n}_grams", grams[:, n], duplicate[n]) for n in duplicate],
+    ]
 
 
 def c4(
@@ -171,7 +166,7 @@ def c4(
     max_boilerplate_lines: float | None = 0.2,
     min_sentences: int | None = 5,
     min_line_words: int = 3,
-) -> pa.Array:
+) -> list[Rule]:
     """The page rules of C4 (Raffel et al. 2020, JMLR 21(140), section 2.2), without its edits.
 
     C4 deletes lines: here they stay, and do not count. Sentences are counted in lines of at least
@@ -189,16 +184,13 @@ def c4(
     sentences = measured(lambda rows: _sentences(rows, min_line_words), lines)
     placeholder = np.array([lorem_ipsum and "lorem ipsum" in text for text in texts], bool)
     code = np.array([curly_bracket and "{" in text for text in texts], bool)
-    return reasons(
-        batch.num_rows,
-        [
-            (placeholder, "c4_lorem_ipsum"),
-            (code, "c4_curly_bracket"),
-            (above(longest, max_word_length), "c4_word_too_long"),
-            (above(boilerplate, max_boilerplate_lines), "c4_too_many_boilerplate_lines"),
-            (below(sentences, min_sentences), "c4_too_few_sentences"),
-        ],
-    )
+    return [
+        flag("c4_lorem_ipsum", placeholder),
+        flag("c4_curly_bracket", code),
+        above("c4_word_too_long", longest, max_word_length),
+        above("c4_too_many_boilerplate_lines", boilerplate, max_boilerplate_lines),
+        below("c4_too_few_sentences", sentences, min_sentences),
+    ]
 
 
 def fineweb(
@@ -209,7 +201,7 @@ def fineweb(
     short_line: int = 30,
     max_duplicate_line_characters: float | None = 0.01,
     max_newlines_per_word: float | None = 0.3,
-) -> pa.Array:
+) -> list[Rule]:
     """The custom rules of FineWeb (Penedo et al. 2024, arXiv 2406.17557, section 3.6).
 
     The paper drops a document when 12 % of its lines or fewer end in punctuation, when 67 % or
@@ -224,20 +216,17 @@ def fineweb(
     duplicate = _table([_duplicates(rows) for rows in lines], 2)[:, 1]
     newlines = measured(lambda text: text.count("\n"), texts)
     per_word = share(newlines, measured(lambda text: len(split_words(text)), texts))
-    return reasons(
-        batch.num_rows,
-        [
-            (below(terminated, min_terminated_lines), "fineweb_too_few_terminated_lines"),
-            (above(short, max_short_lines), "fineweb_too_many_short_lines"),
-            (above(duplicate, max_duplicate_line_characters), "fineweb_duplicate_line_characters"),
-            (above(per_word, max_newlines_per_word), "fineweb_too_many_newlines"),
-        ],
-    )
+    return [
+        below("fineweb_too_few_terminated_lines", terminated, min_terminated_lines),
+        above("fineweb_too_many_short_lines", short, max_short_lines),
+        above("fineweb_duplicate_line_characters", duplicate, max_duplicate_line_characters),
+        above("fineweb_too_many_newlines", per_word, max_newlines_per_word),
+    ]
 
 
 def language(
     batch: pa.Table, *, keep: list[str] = ENGLISH, min_score: float | None = 0.65
-) -> pa.Array:
+) -> list[Rule]:
     """Keeps documents in one of the languages `keep`, if the identifier was sure enough.
 
     Reads the column `language` and the score "language", which `filters.language` computes. 0.65
@@ -247,11 +236,8 @@ def language(
     kept = pc.is_in(batch["language"], value_set=pa.array(keep, pa.string())).to_numpy()
     scores = pc.map_lookup(batch["scores"], "language", "first").to_numpy()
     # A document without a score is as uncertain as one with the least score there is.
-    uncertain = below(np.nan_to_num(scores, nan=-np.inf), min_score)
-    return reasons(
-        batch.num_rows,
-        [(~kept, "language_not_kept"), (uncertain, "language_uncertain")],
-    )
+    scores = np.nan_to_num(scores, nan=0.0)
+    return [flag("language_not_kept", ~kept), below("language_uncertain", scores, min_score)]
 
 
 def _characters(words: list[str]) -> int:

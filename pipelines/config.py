@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import pyarrow as pa
 from pydantic import (
     AfterValidator,
     Field,
@@ -21,10 +20,11 @@ from pydantic import (
 from configs.reading import ConfigError, Strict, load
 from configs.storage import Place, Storage
 from filters import captions, images, pages, text
+from filters.rules import Rule
 from shards.storage import Location, location, matching
 from shards.stores.options import StorageOptions
 
-FilterFunction = Callable[..., pa.Array]
+FilterFunction = Callable[..., list[Rule]]
 
 
 class FilterSpec(Strict):
@@ -181,13 +181,52 @@ class Interleaved(Strict):
     keep: ImageFilters = []
 
 
+class Language(Strict):
+    """Name each document's language, and score how sure that is; filters decide on it."""
+
+
+class Mask(Strict):
+    """Put placeholders for personal data."""
+
+
+class Step(Strict):
+    """One step of a corpus of prose: exactly one of these keys."""
+
+    language: Language | None = None
+    filter: TextFilters | None = None
+    dedupe: Dedupe | None = None
+    mask: Mask | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        """`name` is short for `name: {}`."""
+        return {value: {}} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_key(self) -> "Step":
+        if len(self.model_fields_set) != 1:
+            allowed = ", ".join(type(self).model_fields)
+            raise ValueError(f"a step has exactly one key of {allowed}")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """Which step it is."""
+        return next(iter(self.model_fields_set))
+
+    @property
+    def options(self) -> Any:
+        """What stands below its key."""
+        return getattr(self, self.kind)
+
+
 class Text(Strict):
-    """Prose of web pages."""
+    """Prose of web pages, through steps in the order that they are written in."""
 
     read: Warcs
-    filters: TextFilters = []
-    mask_pii: bool = True  # e-mail and public IP addresses become placeholders
-    dedupe: Dedupe = Dedupe(exact=["content"], near=Near())
+    steps: list[Step] = []
+    measure_all: bool = False  # let filters measure what others have dropped, for `mixwright tune`
 
 
 class Corpora(Strict):

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from filters import rules
 from pipelines.config import FILTERS, Download, FilterSpec
 from pipelines.fetch import Fetched, FetchOptions, fetch_all
 from pipelines.stage import (
@@ -262,7 +263,7 @@ def _filter_part(
     for i, detail in zip(where, map(_measures, rows.to_pylist()), strict=True):
         details[i] = detail
     for spec in filters:
-        found = FILTERS[spec.name](rows, **spec.thresholds).to_pylist()
+        found = rules.reasons(FILTERS[spec.name](rows, **spec.thresholds)).to_pylist()
         for i, reason in zip(where, found, strict=True):
             reasons[i] = reasons[i] or reason
     return drop_images(documents, reasons, details)

@@ -21,13 +21,15 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 from apache_beam.metrics import Metrics
+from numpy.typing import NDArray
 
+from filters.rules import Rule
 from pipelines import coders  # noqa: F401  tables of graphs are encoded by it
 from pipelines.config import FILTERS, FilterSpec
 from pipelines.version import code_version
 from shards import ledger, schema
 from shards.ledger import part_name
-from shards.storage import Location, read_table
+from shards.storage import Location, read_table, write_table
 
 MICROSECONDS = "microseconds"  # the Beam counter of the time that a stage's own code takes
 
@@ -70,6 +72,7 @@ class Place:
         read: Mapping[str, int],
         kept: Mapping[str, int],
         kind: str = "documents",
+        measures: pa.Table | None = None,
     ) -> None:
         """Write a part with its account, and tell Beam's metrics of it.
 
@@ -81,6 +84,8 @@ class Place:
                 "this worker has another version of mixwright than the process that submitted the "
                 "job: restart its pool, or build its image again"
             )
+        if measures is not None:
+            write_table(self.out / "measures" / f"{part_name(part)}.parquet", measures)
         ledger.write_part(self.out, part, output, drops, read=read, kept=kept, kind=kind)
         for name, records in (("read", read), ("kept", kept)):
             self.count(name, next(iter(records.values()), 0))
@@ -132,14 +137,20 @@ class Stage:
 
 
 def write_documents(
-    place: Place, part: int, read: pa.Table, result: Part, *, images: bool = False
+    place: Place,
+    part: int,
+    read: pa.Table,
+    result: Part,
+    *,
+    images: bool = False,
+    measures: pa.Table | None = None,
 ) -> None:
     """Write part `part` of the output; `images` says that the stage accounts for those too."""
     documents, drops = result
     before, after = {"document": read.num_rows}, {"document": documents.num_rows}
     if images:
         before["image"], after["image"] = image_count(read), image_count(documents)
-    place.write(part, documents, drops, read=before, kept=after)
+    place.write(part, documents, drops, read=before, kept=after, measures=measures)
 
 
 def image_count(documents: pa.Table) -> int:
@@ -189,22 +200,87 @@ def _nothing(part: int, columns: pa.Schema) -> tuple[int, pa.Table]:
     return part, columns.empty_table()
 
 
-def filter_stage(name: str, source: Stage, filters: Sequence[FilterSpec], module: str) -> Stage:
-    """Apply filters in order; a document's reason is that of the first filter that drops it."""
+def filter_stage(
+    name: str,
+    source: Stage,
+    filters: Sequence[FilterSpec],
+    module: str,
+    *,
+    measure_all: bool = False,
+) -> Stage:
+    """Apply filters in order; a document's reason is that of the first rule that drops it.
+
+    What the rules measured is kept beside the documents. A document that a filter drops is not
+    measured by those after it, unless `measure_all` says so.
+    """
     return Stage(
         name,
-        partial(map_parts, work=partial(_filter_documents, filters=filters)),
-        [spec.model_dump() for spec in filters],
-        (module,),
+        partial(_filter, filters=filters, measure_all=measure_all),
+        [[spec.model_dump() for spec in filters], measure_all],
+        (module, "filters.rules"),
         inputs=(source.name,),
         selects=bool(filters),
     )
 
 
-def _filter_documents(documents: pa.Table, part: int, filters: Sequence[FilterSpec]) -> Part:
-    drops = [schema.DROP.empty_table()]
+def _filter(parts: Any, place: Place, filters: Sequence[FilterSpec], measure_all: bool) -> Any:
+    return parts | "filter" >> beam.Map(_filter_part, place, filters, measure_all)
+
+
+def _filter_part(part: int, place: Place, filters: Sequence[FilterSpec], measure_all: bool) -> int:
+    with place.clock():
+        if not place.has(part):
+            documents = place.read(part)
+            verdicts = judge(documents, filters, measure_all=measure_all)
+            kept = documents.filter(verdicts["reason"].is_null())
+            drops = ledger.drop_rows(
+                documents, verdicts["reason"].to_pylist(), details=verdicts["detail"].to_pylist()
+            )
+            measures = verdicts.drop_columns(["reason", "detail"])
+            write_documents(place, part, documents, (kept, drops), measures=measures)
+    return part
+
+
+def judge(
+    documents: pa.Table, filters: Sequence[FilterSpec], *, measure_all: bool = False
+) -> pa.Table:
+    """What the rules of some filters say of documents, a row each.
+
+    Columns: `id`; `reason` and `detail` of the first rule that drops the document, null if none
+    does; and one of float32 a rule, named by its reason, null where it was not measured. The
+    fields' metadata hold the bounds, "min" and "max", of rules that are more than yes or no.
+    """
+    n = documents.num_rows
+    reasons, details = np.full(n, None, object), np.full(n, None, object)
+    kept = np.ones(n, bool)
+    columns: dict[pa.Field, NDArray[np.float32]] = {}
     for spec in filters:
-        reasons = FILTERS[spec.name](documents, **spec.thresholds)
-        drops.append(ledger.drop_rows(documents, reasons.to_pylist()))
-        documents = documents.filter(reasons.is_null())
-    return documents, pa.concat_tables(drops)
+        rows = np.arange(n) if measure_all else np.flatnonzero(kept)
+        for rule in FILTERS[spec.name](documents.take(pa.array(rows)), **spec.thresholds):
+            values = columns.setdefault(_field(rule), np.full(n, np.nan, np.float32))
+            values[rows] = rule.values
+            lost = rows[rule.drops() & kept[rows]]
+            kept[lost] = False
+            reasons[lost], details[lost] = rule.reason, [_detail(rule, v) for v in values[lost]]
+    table = pa.table({"id": documents["id"], "reason": pa.array(reasons, pa.string())})
+    table = table.append_column("detail", pa.array(details, pa.string()))
+    for column, values in columns.items():
+        table = table.append_column(column, pa.array(values, pa.float32(), from_pandas=True))
+    return table
+
+
+def _field(rule: Rule) -> pa.Field:
+    if rule.fixed:
+        return pa.field(rule.reason, pa.float32())
+    bounds = {"min": rule.min, "max": rule.max}
+    known = {name: repr(float(limit)) for name, limit in bounds.items() if limit is not None}
+    return pa.field(rule.reason, pa.float32(), metadata=known)
+
+
+def _detail(rule: Rule, value: np.float32) -> str | None:
+    """The measured value beside the bound that it broke."""
+    if rule.fixed:
+        return None
+    if rule.min is not None and value < rule.min:
+        return f"{value:.4g} < {rule.min:g}"
+    return f"{value:.4g} > {rule.max:g}"

@@ -1,5 +1,6 @@
 """The prose of web pages: WARCs become unique documents of one text part."""
 
+from collections import Counter
 from functools import partial
 
 import numpy as np
@@ -7,7 +8,7 @@ import pyarrow as pa
 
 from filters import pii
 from filters.language import identify
-from pipelines.config import Text
+from pipelines.config import Step, Text
 from pipelines.dedupe import dedupe_stage
 from pipelines.extraction import extract_stage
 from pipelines.stage import Part, Stage, filter_stage, map_parts
@@ -16,13 +17,28 @@ from shards.stores.options import StorageOptions
 
 
 def stages(recipe: Text, storage: StorageOptions) -> list[Stage]:
-    """The corpus from top to bottom."""
-    prose = extract_stage("text/extract", recipe.read, "prose", storage)
-    spoken = language_stage("text/language", prose)
-    good = filter_stage("text/filters", spoken, recipe.filters, "filters.text")
-    masked = pii_stage("text/pii", good)
-    unique = dedupe_stage("text/dedupe", masked if recipe.mask_pii else good, recipe.dedupe)
-    return [prose, spoken, good, *([masked] if recipe.mask_pii else []), unique]
+    """The corpus from top to bottom: reading it, then the steps in the recipe's order."""
+    made = [extract_stage("text/extract", recipe.read, "prose", storage)]
+    used: Counter[str] = Counter()
+    for step in recipe.steps:
+        used[step.kind] += 1
+        again = f"-{used[step.kind]}" if used[step.kind] > 1 else ""
+        made.append(_stage(f"text/{step.kind}{again}", made[-1], step, recipe))
+    return made
+
+
+def _stage(name: str, source: Stage, step: Step, recipe: Text) -> Stage:
+    match step.kind:
+        case "language":
+            return language_stage(name, source)
+        case "filter":
+            every = recipe.measure_all
+            return filter_stage(name, source, step.options, "filters.text", measure_all=every)
+        case "dedupe":
+            return dedupe_stage(name, source, step.options)
+        case "mask":
+            return mask_stage(name, source)
+    raise AssertionError(f"no stage is made of a step {step.kind!r}")
 
 
 def language_stage(name: str, source: Stage) -> Stage:
@@ -43,7 +59,7 @@ def _identify(documents: pa.Table, part: int) -> Part:
     return schema.with_column(named, "scores", scores), schema.DROP.empty_table()
 
 
-def pii_stage(name: str, source: Stage) -> Stage:
+def mask_stage(name: str, source: Stage) -> Stage:
     """Replace e-mail and public IP addresses by placeholders (FineWeb's rule)."""
     return Stage(
         name,

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from filters import text
-from filters.reasons import reasons
+from filters.rules import reasons
 from shards import schema
 
 CLEAN = (

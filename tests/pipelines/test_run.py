@@ -127,8 +127,8 @@ def test_the_address_of_the_server_is_no_part_of_a_result(small_run: Recipe):
 
 
 def test_only_names_a_stage_with_what_it_reads(small_run: Recipe):
-    names = [s.name for s in selected(stages_of(small_run), "text/filters")]
-    assert names == ["text/extract", "text/language", "text/filters"]
+    names = [s.name for s in selected(stages_of(small_run), "text/filter")]
+    assert names == ["text/extract", "text/language", "text/filter"]
     with pytest.raises(ValueError, match="captions/keep"):
         selected(stages_of(small_run), "captoins")
 
