@@ -31,7 +31,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pipelines.config import load_recipe
 from pipelines.demo import HOSTS, SAMPLE, prepare
 from pipelines.recipe import stages_of
-from pipelines.run import execute
+from pipelines.run import execute, plan
 from pipelines.site import serve
 
 DEMO = Path(__file__).parent.parent / "configs" / "demo.yaml"
@@ -57,7 +57,7 @@ def run_once(recipe: Path, out: Path, engine: str) -> None:
     loaded = load_recipe(recipe, [f"out={out}"])
     execute(
         loaded.out,
-        stages_of(loaded),
+        plan(loaded.out, stages_of(loaded)),
         PipelineOptions(engine_options(engine, psutil.cpu_count() or 1)),
         watch=lambda places: nullcontext(),
         done=lambda name, counts, seconds: None,

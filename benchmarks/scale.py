@@ -63,10 +63,10 @@ from pipelines.config import Near, Recipe, load_recipe
 from pipelines.crawl import Response, open_warc, write_response
 from pipelines.demo import HOSTS, SAMPLE
 from pipelines.recipe import selected, stages_of
-from pipelines.run import execute
+from pipelines.run import execute, plan
 from pipelines.runners import pipeline_options
 from pipelines.site import Site, serve
-from pipelines.stage import MICROSECONDS, RESIDENT, Place
+from pipelines.stage import MICROSECONDS, MOST_PARTITIONS, RESIDENT, Place
 from pipelines.status import begin
 from shards import ledger, schema
 from shards.storage import write_atomic
@@ -339,7 +339,9 @@ def run_job(recipe: Recipe, only: str | None) -> Figures:
     stages = selected(stages_of(recipe), only)
     begin(recipe.out, [stage.name for stage in stages], recipe.runner.engine, {})
     started = time.perf_counter()
-    execute(recipe.out, stages, pipeline_options(recipe), watch=watch, done=finished)
+    execute(
+        recipe.out, plan(recipe.out, stages), pipeline_options(recipe), watch=watch, done=finished
+    )
     whole = time.perf_counter() - started
     return {"stages": done, "wall": sum(waves), "jobs": waves, "between": whole - sum(waves)}
 
@@ -489,7 +491,7 @@ def shuffles(stage: str, documents: float, part: int, lost: float, keys: int) ->
     """
     parts = ceil(documents / part)
     if stage.endswith("/dedupe"):
-        partitions = min(parts, dedupe.MOST_PARTITIONS)
+        partitions = min(parts, MOST_PARTITIONS)
         back = partitions * occupied(parts, lost * keys / partitions)
         out = parts * occupied(partitions, part * keys)
         return [(dedupe.LOSER, out + back + 2 * parts)]

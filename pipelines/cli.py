@@ -19,6 +19,7 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from pipelines.config import Recipe
+    from pipelines.run import Planned
     from shards.ledger import Counts
     from shards.storage import Location
 
@@ -180,15 +181,15 @@ def execute(recipe: "Recipe", only: str | None = None, *, dry_run: bool = False)
         for p in planned:
             say(f"{p.stage.name:<28} {'skip: done' if p.done else f'run: {p.why}'}")
         if recipe.runner.engine == "dataflow" and todo:
-            _write_job(recipe, stages)
+            _write_job(recipe, planned)
         return
     if not todo:
         say(f"{recipe.name}: all {len(planned)} stages are done; nothing to do")
         return
-    _run(recipe, stages, [stage.name for stage in whole])
+    _run(recipe, planned, [stage.name for stage in whole])
 
 
-def _write_job(recipe: "Recipe", stages: list[Any]) -> None:
+def _write_job(recipe: "Recipe", planned: list["Planned"]) -> None:
     """Build and stage the next Dataflow job, and write what would be submitted."""
     from apache_beam.options.pipeline_options import TestOptions
 
@@ -198,7 +199,7 @@ def _write_job(recipe: "Recipe", stages: list[Any]) -> None:
 
     options = pipeline_options(recipe)
     options.view_as(TestOptions).dry_run = True
-    names, pipeline = next_job(recipe.out, stages, options)
+    names, pipeline = next_job(recipe.out, planned, options)
     check_reach(recipe)
     folder = recipe.out / "job"
     write_job(pipeline, folder)
@@ -206,7 +207,7 @@ def _write_job(recipe: "Recipe", stages: list[Any]) -> None:
     say(f"  {PIPELINE_FILE}, {JOB_FILE}; nothing was submitted")
 
 
-def _run(recipe: "Recipe", stages: list[Any], names: list[str]) -> None:
+def _run(recipe: "Recipe", planned: list["Planned"], names: list[str]) -> None:
     """Run stages, with the log and the status of the run beside them."""
     from configs.reading import ConfigError
     from pipelines import status
@@ -220,7 +221,7 @@ def _run(recipe: "Recipe", stages: list[Any], names: list[str]) -> None:
     outcome: status.State = "failed"
     try:
         with logs_to(out):
-            _execute(recipe, stages, options, state)
+            _execute(recipe, planned, options, state)
         outcome = "done"
     except KeyboardInterrupt:
         outcome = "cancelled"
@@ -235,12 +236,12 @@ def _run(recipe: "Recipe", stages: list[Any], names: list[str]) -> None:
         status.end(out, outcome)
 
 
-def _execute(recipe: "Recipe", stages: list[Any], options: Any, state: Any) -> None:
+def _execute(recipe: "Recipe", planned: list["Planned"], options: Any, state: Any) -> None:
     from pipelines import progress
     from pipelines.run import execute as execute_stages
     from pipelines.status import Reached
 
-    selecting = {stage.name for stage in stages if stage.selects}
+    selecting = {p.stage.name for p in planned if p.stage.selects}
     log = logging.getLogger("mixwright")
 
     def watch(places: Mapping[str, Any]) -> AbstractContextManager[None]:
@@ -256,7 +257,7 @@ def _execute(recipe: "Recipe", stages: list[Any], options: Any, state: Any) -> N
 
     log.info("begins", extra={"recipe": recipe.name, "engine": state.engine})
     try:
-        execute_stages(recipe.out, stages, options, watch=watch, done=done)
+        execute_stages(recipe.out, planned, options, watch=watch, done=done)
     except BaseException:
         log.exception("ended before it was done")
         raise

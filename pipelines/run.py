@@ -247,13 +247,12 @@ def _metrics(result: Any) -> dict[str, dict[str, int]]:
 
 
 def next_job(
-    run: Location, stages: Sequence[Stage], options: PipelineOptions
+    run: Location, planned: Sequence[Planned], options: PipelineOptions
 ) -> tuple[list[str], beam.Pipeline]:
     """The pipeline that `execute` would run first, and the names of its stages.
 
     Those after it are built when it is done, since their parts follow from its counts.
     """
-    planned = plan(run, stages)
     wave = next(iter(_waves(planned)), [])
     pipeline = _pipeline(options)
     _build(pipeline, wave, _places(run, planned, wave))
@@ -299,14 +298,13 @@ def _attempt(wave: Sequence[Planned], places: Mapping[str, Place], options: Pipe
 
 def execute(
     run: Location,
-    stages: Sequence[Stage],
+    planned: Sequence[Planned],
     options: PipelineOptions,
     *,
     watch: Watch,
     done: Done,
 ) -> None:
-    """Bring every stage up to date; `watch` shows progress while a wave of stages runs."""
-    planned = plan(run, stages)
+    """Bring the stages of a plan up to date; `watch` shows progress while a wave of them runs."""
     kept = {
         p.stage.name: ledger.read_counts(run / p.stage.name / p.folder).kept.get("document", 0)
         for p in planned

@@ -160,7 +160,7 @@ def size(place: Location) -> int:
 def stamp(place: Location) -> list[str | int]:
     """What tells that a file has changed, without reading it: hashing terabytes costs too much."""
     if isinstance(place, Remote):
-        return [str(place), place.store.size(place.key), place.store.version(place.key)]
+        return [str(place), place.store.version(place.key)]
     status = place.stat()
     return [str(place), status.st_size, status.st_mtime_ns]
 

@@ -8,7 +8,7 @@ import yaml
 
 from pipelines.config import Recipe
 from pipelines.recipe import stages_of
-from pipelines.run import execute
+from pipelines.run import execute, plan
 from pipelines.runners import pipeline_options
 from pipelines.site import Site
 from pipelines.status import begin
@@ -41,7 +41,7 @@ def run_quietly(recipe: Recipe) -> list[str]:
     begin(recipe.out, [stage.name for stage in stages], recipe.runner.engine, {})
     execute(
         recipe.out,
-        stages,
+        plan(recipe.out, stages),
         pipeline_options(recipe),
         watch=lambda places: nullcontext(),
         done=lambda name, counts, metrics: ran.append(name),

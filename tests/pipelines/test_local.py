@@ -47,7 +47,7 @@ def execute(folder: Path, times: int) -> None:
     stage = Stage("mortal", partial(_die, times=times), None, (), parts=lambda _: PARTS)
     options = PipelineOptions([*WORKERS, "--direct_num_workers=2"])
     watch, done = (lambda _: nullcontext()), (lambda *_: None)
-    run.execute(folder, [stage], options, watch=watch, done=done)
+    run.execute(folder, run.plan(folder, [stage]), options, watch=watch, done=done)
 
 
 def test_a_worker_that_dies_is_replaced_and_its_work_is_done(tmp_path: Path) -> None:

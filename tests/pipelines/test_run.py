@@ -173,7 +173,7 @@ def run_words(folder: Path, stage: Stage) -> None:
         return nullcontext()
 
     options = PipelineOptions(["--runner=FnApiRunner"])
-    run.execute(folder, [stage], options, watch=watch, done=lambda *_: None)
+    run.execute(folder, run.plan(folder, [stage]), options, watch=watch, done=lambda *_: None)
 
 
 def said(folder: Path) -> list[str]:
