@@ -101,7 +101,7 @@ class _Bars:
 
 def describe(name: str, counts: Counts, metrics: Mapping[str, int]) -> str:
     """One line on a finished stage: what went in, what came out, and the most frequent reasons."""
-    unit = "document" if "document" in counts.read else "sequence"
+    unit = counts.unit
     read, kept = counts.read.get(unit, 0), counts.kept.get(unit, 0)
     lost = {**counts.dropped.get(unit, {}), **counts.errors.get(unit, {})}
     seconds = metrics.get("microseconds", 0) / 1e6

@@ -98,7 +98,7 @@ class Reached:
 
     def records(self) -> tuple[str, int, int, int]:
         """The unit of its records, and how many were read, kept, and failed."""
-        unit = "document" if "document" in self.counts.read or not self.counts.read else "sequence"
+        unit = self.counts.unit
         failed = sum(self.counts.errors.get(unit, {}).values())
         return unit, self.counts.read.get(unit, 0), self.counts.kept.get(unit, 0), failed
 
@@ -151,6 +151,6 @@ def _stage_line(
         )
     if about is None:
         return "waiting"
-    unit = "document" if "document" in about["counts"]["read"] else "sequence"
-    read, kept = (about["counts"][side].get(unit, 0) for side in ("read", "kept"))
-    return f"done, {read:,} → {kept:,} {unit}s in {about['seconds']:.1f} core s"
+    counts = Counts(**about["counts"])
+    read, kept = (side.get(counts.unit, 0) for side in (counts.read, counts.kept))
+    return f"done, {read:,} → {kept:,} {counts.unit}s in {about['seconds']:.1f} core s"

@@ -50,6 +50,11 @@ class Counts:
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
     errors: dict[str, dict[str, int]] = field(default_factory=dict)
 
+    @property
+    def unit(self) -> str:
+        """What a stage's progress is told in: documents or, where it reads none, sequences."""
+        return "sequence" if self.read and "document" not in self.read else "document"
+
     def lost(self, unit: str) -> int:
         """Records of `unit` that were dropped or failed."""
         return sum(self.dropped.get(unit, {}).values()) + sum(self.errors.get(unit, {}).values())
