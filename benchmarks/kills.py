@@ -227,9 +227,10 @@ def _children(process: psutil.Process, word: str = "") -> list[psutil.Process]:
 
 
 def pool_workers() -> list[psutil.Process]:
-    """The Python workers that pools of this process have started."""
+    """The Python workers that pools of this process have started, without what watches each."""
     pools = _children(psutil.Process(), f"{BEAM}.worker_pool_main")
-    return [worker for pool in pools for worker in _children(pool)]
+    watchers = [watcher for pool in pools for watcher in pool.children()]
+    return [worker for watcher in watchers for worker in _children(watcher)]
 
 
 def workers(run: Run) -> list[psutil.Process]:

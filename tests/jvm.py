@@ -81,11 +81,10 @@ def worker_pool(folder: Path) -> Iterator[str]:
 
     `folder` takes its log, and what the workers write there.
     """
-    # The pool starts workers as plain `python`, in its own folder.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     main = [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main"]
-    command = [*main, "--service_port", "0"]
-    with terminable(), serve("worker-pool", command, folder, {"PATH": path}) as server:
+    worker = Path(sys.executable).parent / "mixwright-worker"
+    command = [*main, "--service_port", "0", "--container_executable", str(worker)]
+    with terminable(), serve("worker-pool", command, folder, {}) as server:
         yield f"localhost:{_wait(server, lambda: _listening(server.process.pid))}"
 
 

@@ -47,7 +47,8 @@ def on_spark(spark: Cluster, folder: Path, given: Path, site: Site, **environmen
 
 def pool_workers() -> list[psutil.Process]:
     pools = [p for p in psutil.Process().children() if POOL in p.cmdline()]
-    return [worker for pool in pools for worker in pool.children()]
+    watchers = [watcher for pool in pools for watcher in pool.children()]
+    return [worker for watcher in watchers for worker in watcher.children()]
 
 
 @contextmanager
