@@ -58,7 +58,7 @@ BEAM = "apache_beam.runners.worker"
 EVERY_CAPTION, EVERY_PAGE = 24, 20  # of the sample's, so that a run takes some twenty seconds
 SETS = ["mix.sequences_per_shard=2", "download.partitions=2"]
 OUTAGE = 30.0  # seconds
-LIMIT = 180.0  # seconds after which a run is taken to hang
+LIMIT = 600.0  # seconds after which a run is taken to hang
 DRAWS = 2**32
 MOST_RESUMES, PAUSE = 20, 5.0  # seconds between two resumes
 ENVIRONMENT = {

@@ -6,11 +6,10 @@ The caption of a document is its text parts joined by newlines, white space arou
 import re
 
 import numpy as np
-import pyarrow as pa
 
+from filters.prose import Batch, prose
 from filters.rules import Filter, Mask, Rule, above, below, flag, measured
 from filters.text import language
-from shards import schema
 
 # What content management systems, shops and players write where a description is missing.
 PHRASES = [
@@ -52,7 +51,7 @@ FILE_NAME = re.compile(
 WEB_ADDRESS = re.compile(r"(?:https?://|www\.)\S+", re.IGNORECASE)
 
 
-def caption_words(batch: pa.Table, *, min: int | None = 3, max: int | None = None) -> list[Rule]:
+def caption_words(batch: Batch, *, min: int | None = 3, max: int | None = None) -> list[Rule]:
     """Keeps captions of more than two words between white space.
 
     DataComp's basic filter (Gadre et al. 2023, arXiv 2304.14108; baselines/apply_filter.py). It has
@@ -65,9 +64,7 @@ def caption_words(batch: pa.Table, *, min: int | None = 3, max: int | None = Non
     ]
 
 
-def caption_characters(
-    batch: pa.Table, *, min: int | None = 6, max: int | None = None
-) -> list[Rule]:
+def caption_characters(batch: Batch, *, min: int | None = 6, max: int | None = None) -> list[Rule]:
     """Keeps captions of more than five characters.
 
     DataComp's basic filter (Gadre et al. 2023, arXiv 2304.14108; baselines/apply_filter.py). It has
@@ -80,7 +77,7 @@ def caption_characters(
     ]
 
 
-def caption_file_name(batch: pa.Table) -> list[Rule]:
+def caption_file_name(batch: Batch) -> list[Rule]:
     """Drops captions that are wholly a file name: IMG_1234, DSC0001.JPG, summer.png, a hash.
 
     This project's own rule: such alternative text is what an upload form fills in.
@@ -89,13 +86,13 @@ def caption_file_name(batch: pa.Table) -> list[Rule]:
     return [flag("caption_file_name", names)]
 
 
-def caption_url(batch: pa.Table) -> list[Rule]:
+def caption_url(batch: Batch) -> list[Rule]:
     """Drops captions that are wholly a web address; this project's own rule."""
     addresses = _matches(WEB_ADDRESS, _captions(batch))
     return [flag("caption_url", addresses)]
 
 
-def caption_boilerplate(batch: pa.Table, *, phrases: list[str] = PHRASES) -> list[Rule]:
+def caption_boilerplate(batch: Batch, *, phrases: list[str] = PHRASES) -> list[Rule]:
     """Drops captions with one of `phrases`, in any case and spacing.
 
     The list is this project's own.
@@ -106,8 +103,8 @@ def caption_boilerplate(batch: pa.Table, *, phrases: list[str] = PHRASES) -> lis
     return [flag("caption_boilerplate", np.array(found, bool))]
 
 
-def _captions(batch: pa.Table) -> list[str]:
-    return [text.strip() for text in schema.texts(batch)]
+def _captions(batch: Batch) -> list[str]:
+    return [text.strip() for text in prose(batch).texts]
 
 
 def _matches(pattern: re.Pattern[str], captions: list[str]) -> Mask:

@@ -2,21 +2,24 @@
 
 Limits are those of the released configuration and of table 3 of the paper (Laurençon et al. 2023,
 arXiv 2306.16527, appendix A.1), which agree for whole documents. The text of a page is its text
-parts joined by newlines, and words are those of `filters.text`. A rule that judges text drops a
-page without any word, as "page_no_words".
+parts joined by newlines. A word is what stands between white space, without the punctuation around
+it. A rule that judges text drops a page without any word, as "page_no_words".
 """
 
 import re
+import string
+from collections import Counter
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from filters.prose import Batch, prose
 from filters.rules import Filter, Mask, Rule, above, below, flag, measured, share
-from filters.text import PUNCTUATION, language, ngram_ids, split_words
+from filters.text import language
 from shards import schema
 
+PUNCTUATION = string.punctuation + "‘’‚“”„«»‹›…–—―·•‣◦▪′″¿¡§©®™、。，！？；：（）「」『』【】《》"
 CHARACTER_GRAM = 10
 WORD_GRAM = 5
 # Odd, so that multiplying by it loses no bits modulo 2^64.
@@ -51,7 +54,12 @@ there's what's who's where's here's let's
 STOP_WORDS = frozenset(FUNCTION_WORDS.split())
 
 
-def page_images(batch: pa.Table, *, min: int | None = 1, max: int | None = 30) -> list[Rule]:
+def split_words(text: str) -> list[str]:
+    """The words of `text`, in order; symbols that stand alone are no words."""
+    return [word for token in text.split() if (word := token.strip(PUNCTUATION))]
+
+
+def page_images(batch: Batch, *, min: int | None = 1, max: int | None = 30) -> list[Rule]:
     """Keeps pages with 1 to 30 images; an image that stands twice counts twice."""
     rows, parts = schema.flatten_parts(batch)
     shown = rows.filter(pc.is_null(pc.struct_field(parts, "text")))
@@ -59,26 +67,26 @@ def page_images(batch: pa.Table, *, min: int | None = 1, max: int | None = 30) -
     return [below("page_too_few_images", images, min), above("page_too_many_images", images, max)]
 
 
-def page_words(batch: pa.Table, *, min: int | None = 10, max: int | None = 2_000) -> list[Rule]:
+def page_words(batch: Batch, *, min: int | None = 10, max: int | None = 2_000) -> list[Rule]:
     """Keeps pages of 10 to 2,000 words."""
-    words = measured(lambda text: len(split_words(text)), schema.texts(batch))
+    words = measured(lambda text: len(split_words(text)), prose(batch).texts)
     return [below("page_too_few_words", words, min), above("page_too_many_words", words, max)]
 
 
-def page_special_characters(batch: pa.Table, *, max: float | None = 0.275) -> list[Rule]:
+def page_special_characters(batch: Batch, *, max: float | None = 0.275) -> list[Rule]:
     """Drops pages of which more than 27.5 % of the characters are no letters.
 
     Digits, punctuation, symbols and white space are special, spaces among them, as in OBELICS.
     """
-    texts = schema.texts(batch)
+    texts = prose(batch).texts
     special = measured(lambda text: len(SPECIAL.findall(text)), texts)
     ratio = share(special, measured(len, texts))
     return [flag("page_no_words", _no_words(texts)), above("page_special_characters", ratio, max)]
 
 
-def page_punctuation(batch: pa.Table, *, min: float | None = 0.03) -> list[Rule]:
+def page_punctuation(batch: Batch, *, min: float | None = 0.03) -> list[Rule]:
     """Drops pages on which fewer than 3 % of words and punctuation marks are marks."""
-    texts = schema.texts(batch)
+    texts = prose(batch).texts
     tokens = [WORD_OR_MARK.findall(text) for text in texts]
     marks = measured(lambda row: sum(token in MARKS for token in row), tokens)
     ratio = share(marks, measured(len, tokens))
@@ -88,12 +96,12 @@ def page_punctuation(batch: pa.Table, *, min: float | None = 0.03) -> list[Rule]
     ]
 
 
-def page_stop_words(batch: pa.Table, *, min: float | None = 0.35) -> list[Rule]:
+def page_stop_words(batch: Batch, *, min: float | None = 0.35) -> list[Rule]:
     """Drops pages on which fewer than 35 % of the words are English stop words.
 
     The limit is that of OBELICS; the list is this project's own, the closed word classes.
     """
-    texts = [text.lower().replace("’", "'") for text in schema.texts(batch)]
+    texts = [text.lower().replace("’", "'") for text in prose(batch).texts]
     words = [split_words(text) for text in texts]
     found = measured(lambda row: sum(word in STOP_WORDS for word in row), words)
     count = measured(len, words)
@@ -102,7 +110,7 @@ def page_stop_words(batch: pa.Table, *, min: float | None = 0.35) -> list[Rule]:
 
 
 def page_repetition(
-    batch: pa.Table, *, max_characters: float | None = 0.1, max_words: float | None = 0.2
+    batch: Batch, *, max_characters: float | None = 0.1, max_words: float | None = 0.2
 ) -> list[Rule]:
     """Drops pages that repeat runs of 10 characters or of 5 words too often.
 
@@ -110,7 +118,7 @@ def page_repetition(
     as the square root of the number of distinct runs, and none that stands once. Words, in lower
     case: the share of runs of 5 that stand more than once.
     """
-    texts = schema.texts(batch)
+    texts = prose(batch).texts
     characters = measured(_character_repetition, texts)
     words = measured(_word_repetition, texts)
     return [
@@ -142,11 +150,10 @@ def _character_grams(text: str) -> NDArray[np.uint64]:
 
 
 def _word_repetition(text: str) -> float:
-    for n, grams in ngram_ids(split_words(text.lower()), WORD_GRAM):
-        if n == WORD_GRAM:
-            counts = np.bincount(grams)
-            return float(counts[counts > 1].sum() / counts.sum())
-    return 0.0
+    words = split_words(text.lower())
+    counts = Counter(zip(*(words[i:] for i in range(WORD_GRAM)), strict=False))
+    repeated = sum(count for count in counts.values() if count > 1)
+    return repeated / max(1, counts.total())
 
 
 FILTERS: dict[str, Filter] = {

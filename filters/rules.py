@@ -36,12 +36,16 @@ class Rule:
     fixed: bool = False
 
     def drops(self) -> Mask:
-        """Which records are outside the bounds, of shape [records]."""
-        dropped = np.zeros(len(self.values), bool)
+        """Which records are outside the bounds, of shape [records].
+
+        Both are rounded to float32, as what is measured is stored: it then decides the same.
+        """
+        values = self.values.astype(np.float32)
+        dropped = np.zeros(len(values), bool)
         if self.min is not None:
-            dropped |= self.values < self.min
+            dropped |= values < np.float32(self.min)
         if self.max is not None:
-            dropped |= self.values > self.max
+            dropped |= values > np.float32(self.max)
         return dropped
 
 

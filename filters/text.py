@@ -1,65 +1,61 @@
 """Document filters for prose: the published heuristics of Gopher, C4 and FineWeb, and language.
 
-The text of a document is its text parts joined by newlines. A word is what stands between white
-space, without the punctuation around it; a line is what stands between newlines, stripped, and
-blank lines do not count. Scripts that put no space between words have no words in this sense.
+Rules, thresholds and their reading are those of datatrove, with which FineWeb was made, where a
+paper leaves room or differs; each filter says where it does not follow. The text of a document is
+its text parts joined by newlines. Words are those of `filters.words`, marks among them; a symbol is
+a word that is made of marks alone.
 """
 
 import re
-import string
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from filters import grams
+from filters.prose import Batch, Prose, prose
 from filters.rules import Filter, Mask, Rule, above, below, flag, measured, share
-from shards import schema
+from filters.words import SYMBOLS, TERMINALS, Words, split
 
-PUNCTUATION = string.punctuation + "‘’‚“”„«»‹›…–—―·•‣◦▪′″¿¡§©®™、。，！？；：（）「」『』【】《》"
-TERMINAL = (".", "!", "?", '"', "'", "”", "’", "。", "！", "？")
-BULLETS = ("•", "‣", "◦", "▪", "-", "*")
+BULLETS = ("•", "-")
 ELLIPSES = ("...", "…")
-GOPHER_STOP_WORDS = frozenset(["the", "be", "to", "of", "and", "that", "have", "with"])
-# A run of marks is entered at its start only, so that a page of dots takes linear time.
-SENTENCE_END = re.compile(r"(?<![.!?])[.!?]+(?=[\"'”’)\]]*(?:\s|$))|[。！？]+")
-BOILERPLATE = re.compile(
-    "javascript|terms of use|privacy policy|cookie policy|uses cookies|use of cookies|use cookies"
+STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
+CITATION = re.compile(r"\[(?:\d*|edit|citation needed)\]")
+POLICIES = (
+    "terms of use",
+    "privacy policy",
+    "cookie policy",
+    "uses cookies",
+    "use of cookies",
+    "use cookies",
 )
-BLANK_LINES = re.compile(r"\n\s*\n")
-LARGEST_GRAM = 10
 ENGLISH = ["en"]
 
 
-def split_words(text: str) -> list[str]:
-    """The words of `text`, in order; symbols that stand alone are no words."""
-    return [word for token in text.split() if (word := token.strip(PUNCTUATION))]
-
-
-def split_lines(text: str) -> list[str]:
-    """The lines of `text`, stripped, without blank ones."""
-    return [line for row in text.split("\n") if (line := row.strip())]
-
-
-def ngram_ids(words: list[str], largest: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """For n = 2, 3, ... `largest`: n, and a number for the n-gram that starts at each word.
-
-    Equal n-grams have equal numbers in [0, number of distinct n-grams). Stops before an n that
-    is longer than the text.
-    """
-    codes: dict[str, int] = {}
-    singles = np.array([codes.setdefault(word, len(codes)) for word in words], np.int64)
-    grams = singles
-    for n in range(2, min(largest, len(words)) + 1):
-        longer = grams[:-1] * len(codes) + singles[n - 1 :]
-        grams = np.unique(longer, return_inverse=True)[1]
-        yield n, grams
+def length(
+    batch: Batch,
+    *,
+    min_words: int | None = None,
+    max_words: int | None = None,
+    min_characters: int | None = None,
+    max_characters: int | None = None,
+) -> list[Rule]:
+    """Keeps texts of a length in words, symbols not counted, and in characters."""
+    view = prose(batch)
+    words = view.words.sums(~_symbols(view.words))
+    return [
+        below("length_too_few_words", words, min_words),
+        above("length_too_many_words", words, max_words),
+        below("length_too_few_characters", view.characters, min_characters),
+        above("length_too_many_characters", view.characters, max_characters),
+    ]
 
 
 def gopher_quality(
-    batch: pa.Table,
+    batch: Batch,
     *,
     min_words: int | None = 50,
     max_words: int | None = 100_000,
@@ -74,25 +70,25 @@ def gopher_quality(
 ) -> list[Rule]:
     """The quality heuristics of Gopher (Rae et al. 2021, arXiv 2112.11446, appendix A.1.1).
 
-    Word counts, lengths in characters, and symbols per word are over words; the share of words
-    with a letter counts symbols that stand alone as words without one. Stop words are counted
-    distinct and in lower case only, as the code of FineWeb does where the paper does not say.
+    The number of words and their mean length in characters leave symbols out; ratios to words
+    count them, so that a text of many marks has few alphabetic words. Stop words are counted
+    distinct and in lower case only. A text without words has a share of 0 in all; datatrove, run
+    without its limit on the number of words, divides by zero there.
     """
-    texts = schema.texts(batch)
-    words = [split_words(text) for text in texts]
-    lines = [split_lines(text) for text in texts]
-    count = measured(len, words)
-    mean_length = share(measured(_characters, words), count)
-    hashes = share(measured(lambda text: text.count("#"), texts), count)
-    ellipses = share(measured(lambda text: sum(map(text.count, ELLIPSES)), texts), count)
-    bullets = _line_share(lines, lambda line: line.startswith(BULLETS))
-    trailing = _line_share(lines, lambda line: line.endswith(ELLIPSES))
-    tokens = measured(lambda text: len(text.split()), texts)
-    alphabetic = share(measured(_alphabetic, words), tokens)
-    stop_words = measured(lambda row: len(GOPHER_STOP_WORDS.intersection(row)), words)
+    view = prose(batch)
+    words, texts = view.words, view.texts
+    symbols = _symbols(words)
+    lines = [text.splitlines() for text in texts]
+    spoken = words.sums(~symbols)
+    mean_length = share(words.sums(np.where(symbols, 0, words.lengths)), spoken)
+    hashes = share(measured(lambda text: text.count("#"), texts), words.counts)
+    ellipses = share(measured(lambda text: sum(map(text.count, ELLIPSES)), texts), words.counts)
+    bullets = _line_share(lines, lambda line: line.lstrip().startswith(BULLETS))
+    trailing = _line_share(lines, lambda line: line.rstrip().endswith(ELLIPSES))
+    alphabetic = share(words.sums(words.are(_has_letter)), words.counts)
     return [
-        below("gopher_too_few_words", count, min_words),
-        above("gopher_too_many_words", count, max_words),
+        below("gopher_too_few_words", spoken, min_words),
+        above("gopher_too_many_words", spoken, max_words),
         below("gopher_words_too_short", mean_length, min_mean_word_length),
         above("gopher_words_too_long", mean_length, max_mean_word_length),
         above("gopher_too_many_hashes", hashes, max_hashes_per_word),
@@ -100,12 +96,12 @@ def gopher_quality(
         above("gopher_too_many_bullet_lines", bullets, max_bullet_lines),
         above("gopher_too_many_ellipsis_lines", trailing, max_ellipsis_lines),
         below("gopher_too_few_alphabetic_words", alphabetic, min_alphabetic_words),
-        below("gopher_too_few_stop_words", stop_words, min_stop_words),
+        below("gopher_too_few_stop_words", _stop_words(words), min_stop_words),
     ]
 
 
 def gopher_repetition(
-    batch: pa.Table,
+    batch: Batch,
     *,
     max_duplicate_lines: float | None = 0.30,
     max_duplicate_paragraphs: float | None = 0.30,
@@ -124,17 +120,21 @@ def gopher_repetition(
     """The repetition heuristics of Gopher (Rae et al. 2021, arXiv 2112.11446, table A1).
 
     A duplicate is a line, paragraph or n-gram that stood earlier in the document; its first
-    occurrence is none. The top n-gram is the most frequent one, if it stands there twice at least.
-    Every share of characters is of the characters of lines, paragraphs or words: white space
-    between them is not counted, and overlapping n-grams count a word once.
+    occurrence is none, and of overlapping duplicate n-grams the first counts. The top n-gram is the
+    most frequent one, even if that stands once, so that a text of a few words is dropped. Every
+    share is of all characters of the text, its white space among them.
+
+    Lines are parted by newlines, paragraphs by two or more. Two n-grams are equal if their words
+    are; datatrove compares them joined, and so takes "can not" for "cannot". It also counts an
+    empty line where a text starts or ends with a newline, and fails on no text.
     """
-    texts = schema.texts(batch)
-    words = [split_words(text) for text in texts]
-    lines = _table([_duplicates(split_lines(text)) for text in texts], 2)
-    paragraphs = _table([_duplicates(_paragraphs(text)) for text in texts], 2)
-    grams = _table([_gram_shares(row) for row in words], LARGEST_GRAM + 1)
-    top = {2: max_top_2_gram, 3: max_top_3_gram, 4: max_top_4_gram}
-    duplicate = {
+    view = prose(batch)
+    lines = [_duplicates([line for line in text.split("\n") if line]) for text in view.texts]
+    paragraphs = [_duplicates(_paragraphs(text)) for text in view.texts]
+    limits = {
+        2: max_top_2_gram,
+        3: max_top_3_gram,
+        4: max_top_4_gram,
         5: max_duplicate_5_grams,
         6: max_duplicate_6_grams,
         7: max_duplicate_7_grams,
@@ -142,59 +142,61 @@ def gopher_repetition(
         9: max_duplicate_9_grams,
         10: max_duplicate_10_grams,
     }
+    line_characters = share(_column(lines, 1), view.characters)
+    paragraph_characters = share(_column(paragraphs, 1), view.characters)
     return [
-        flag("gopher_no_words", measured(len, words) == 0),
-        above("gopher_duplicate_lines", lines[:, 0], max_duplicate_lines),
-        above("gopher_duplicate_paragraphs", paragraphs[:, 0], max_duplicate_paragraphs),
-        above("gopher_duplicate_line_characters", lines[:, 1], max_duplicate_line_characters),
+        flag("gopher_no_words", view.words.counts == 0),
+        above("gopher_duplicate_lines", _column(lines, 0), max_duplicate_lines),
+        above("gopher_duplicate_paragraphs", _column(paragraphs, 0), max_duplicate_paragraphs),
+        above("gopher_duplicate_line_characters", line_characters, max_duplicate_line_characters),
         above(
             "gopher_duplicate_paragraph_characters",
-            paragraphs[:, 1],
+            paragraph_characters,
             max_duplicate_paragraph_characters,
         ),
-        *[above(f"gopher_top_{n}_gram", grams[:, n], top[n]) for n in top],
-        *[above(f"gopher_duplicate_{n}_grams", grams[:, n], duplicate[n]) for n in duplicate],
+        *[_gram_rule(view, found, limits[found.n]) for found in grams.repeated(view.words, 10)],
     ]
 
 
 def c4(
-    batch: pa.Table,
+    batch: Batch,
     *,
     lorem_ipsum: bool = True,
     curly_bracket: bool = True,
-    max_word_length: int | None = 1000,
-    max_boilerplate_lines: float | None = 0.2,
     min_sentences: int | None = 5,
     min_line_words: int = 3,
+    max_word_length: int = 1000,
 ) -> list[Rule]:
     """The page rules of C4 (Raffel et al. 2020, JMLR 21(140), section 2.2), without its edits.
 
-    C4 deletes lines: here they stay, and do not count. Sentences are counted in lines of at least
-    `min_line_words` words that name neither JavaScript nor a policy, at least one a line; that a
-    line ends in punctuation is left to `fineweb`, as FineWeb does. 5 sentences and 3 words are
-    datatrove's; DCLM asks 3 and 5, and quotations of the paper differ. The limit on boilerplate
-    lines is this project's own, since C4 only deletes them, and a word that is too long costs the
-    document where it costs its line in C4. `lorem_ipsum` and `curly_bracket` say whether these
-    drop a page.
+    C4 deletes lines before it looks at the page: here they stay, and do not count. Those are lines
+    with fewer than `min_line_words` words between white space or with one of more than
+    `max_word_length` characters, which do not count for any rule; and lines that name JavaScript,
+    then those that name a policy, which do not count for the rules after: a curly bracket beside
+    "JavaScript" is none. Marks of citation count as deleted too. That a line ends in punctuation is
+    left to `fineweb`, as FineWeb does. 5 sentences and 3 words are datatrove's; DCLM asks 3 and 5,
+    and quotations of the paper differ.
+
+    `lorem_ipsum` and `curly_bracket` say whether these drop a page.
     """
-    texts = [text.lower() for text in schema.texts(batch)]
-    lines = [split_lines(text) for text in texts]
-    longest = measured(lambda text: max(map(len, text.split()), default=0), texts)
-    boilerplate = _line_share(lines, _is_boilerplate)
-    sentences = measured(lambda rows: _sentences(rows, min_line_words), lines)
-    placeholder = np.array([lorem_ipsum and "lorem ipsum" in text for text in texts], bool)
-    code = np.array([curly_bracket and "{" in text for text in texts], bool)
+    view = prose(batch)
+    lines = _Lines(view)
+    counted = (lines.pieces >= min_line_words) & ~lines.with_longer_pieces(max_word_length)
+    placeholder = lines.sums(counted & lines.holding("lorem ipsum")) > 0
+    counted &= ~lines.holding("javascript")
+    code = lines.sums(counted & lines.holding("{")) > 0
+    for phrase in POLICIES:
+        counted &= ~lines.holding(phrase)
+    sentences = lines.sums(np.where(counted, lines.sentences(), 0))
     return [
-        flag("c4_lorem_ipsum", placeholder),
-        flag("c4_curly_bracket", code),
-        above("c4_word_too_long", longest, max_word_length),
-        above("c4_too_many_boilerplate_lines", boilerplate, max_boilerplate_lines),
+        flag("c4_lorem_ipsum", placeholder & lorem_ipsum),
+        flag("c4_curly_bracket", code & curly_bracket),
         below("c4_too_few_sentences", sentences, min_sentences),
     ]
 
 
 def fineweb(
-    batch: pa.Table,
+    batch: Batch,
     *,
     min_terminated_lines: float | None = 0.12,
     max_short_lines: float | None = 0.67,
@@ -207,15 +209,18 @@ def fineweb(
     The paper drops a document when 12 % of its lines or fewer end in punctuation, when 67 % or
     more have at most 30 characters, and when 10 % or more of its characters are in duplicated
     lines. The released code (datatrove) says 1 % for the last, keeps a document that is exactly on
-    a limit, and adds the newlines per word. It made the dataset, and is followed here.
+    a limit, and adds the newlines per word. It made the dataset, and is followed here: also in that
+    white space is part of a line, and that a quotation mark does not end one. A text without words
+    has a share of 0 in all, where datatrove divides by zero.
     """
-    texts = schema.texts(batch)
-    lines = [split_lines(text) for text in texts]
-    terminated = _line_share(lines, lambda line: line.endswith(TERMINAL))
+    view = prose(batch)
+    lines = [[line for line in text.split("\n") if line.strip()] for text in view.texts]
+    terminated = _line_share(lines, lambda line: line[-1] in TERMINALS)
     short = _line_share(lines, lambda line: len(line) <= short_line)
-    duplicate = _table([_duplicates(rows) for rows in lines], 2)[:, 1]
-    newlines = measured(lambda text: text.count("\n"), texts)
-    per_word = share(newlines, measured(lambda text: len(split_words(text)), texts))
+    newlines = measured(lambda text: text.count("\n"), view.texts)
+    repeated = _column([_duplicates(row) for row in lines], 1)
+    duplicate = share(repeated, view.characters - newlines)
+    per_word = share(newlines, view.words.counts)
     return [
         below("fineweb_too_few_terminated_lines", terminated, min_terminated_lines),
         above("fineweb_too_many_short_lines", short, max_short_lines),
@@ -225,7 +230,7 @@ def fineweb(
 
 
 def language(
-    batch: pa.Table, *, keep: list[str] = ENGLISH, min_score: float | None = 0.65
+    batch: Batch, *, keep: list[str] = ENGLISH, min_score: float | None = 0.65
 ) -> list[Rule]:
     """Keeps documents in one of the languages `keep`, if the identifier was sure enough.
 
@@ -240,79 +245,96 @@ def language(
     return [flag("language_not_kept", ~kept), below("language_uncertain", scores, min_score)]
 
 
-def _characters(words: list[str]) -> int:
-    return sum(map(len, words))
+class _Lines:
+    """The lines of some texts, end to end."""
+
+    def __init__(self, view: Prose) -> None:
+        rows = [text.splitlines() for text in view.texts]
+        self.view = view
+        self.lines = [line for row in rows for line in row]
+        self.ends = np.cumsum([0, *map(len, rows)])
+        self.pieces = split(self.lines)[1]
+
+    def holding(self, phrase: str) -> Mask:
+        """Which lines have a phrase of lower case letters, in any case."""
+        texts = np.array([phrase in text for text in self.view.lower_texts], bool)
+        found = np.repeat(texts, np.diff(self.ends))
+        found[found] = [phrase in self.lines[i].lower() for i in np.flatnonzero(found)]
+        return found
+
+    def with_longer_pieces(self, longest: int) -> Mask:
+        """Which lines have more characters than `longest` without white space between them."""
+        long = measured(len, self.lines) > longest
+        long[long] = [
+            max(map(len, self.lines[i].split()), default=0) > longest for i in np.flatnonzero(long)
+        ]
+        return long
+
+    def sentences(self) -> NDArray[np.int64]:
+        """How many sentences each line has without marks of citation."""
+        sentences = self.view.words.lines(self.pieces).sentences()
+        cited = np.flatnonzero(self.holding("["))
+        edited = [CITATION.sub("", self.lines[i]) for i in cited]
+        sentences[cited] = self.view.vocabulary.read(edited).sentences()
+        return sentences
+
+    def sums(self, values: NDArray[Any]) -> NDArray[np.int64]:
+        """For each text the sum of its lines' values."""
+        sums: NDArray[np.int64] = np.diff(
+            np.append(0, np.cumsum(values, dtype=np.int64))[self.ends]
+        )
+        return sums
 
 
-def _alphabetic(words: list[str]) -> int:
-    counts = Counter(words)
-    return sum(n for word, n in counts.items() if word.isalpha() or any(map(str.isalpha, word)))
+def _gram_rule(view: Prose, found: grams.Repeated, limit: float | None) -> Rule:
+    if found.n < 5:
+        top = grams.top_characters(view.words, found)
+        return above(f"gopher_top_{found.n}_gram", share(top, view.characters), limit)
+    repeated = grams.duplicate_characters(view.words, found)
+    return above(f"gopher_duplicate_{found.n}_grams", share(repeated, view.characters), limit)
 
 
-def _table(rows: Sequence[ArrayLike], width: int) -> NDArray[np.float64]:
-    return np.array(rows, np.float64).reshape(-1, width)
+def _symbols(words: Words) -> Mask:
+    return words.are(SYMBOLS.issuperset)
+
+
+def _has_letter(word: str) -> bool:
+    return word.isalpha() or any(map(str.isalpha, word))
+
+
+def _stop_words(words: Words) -> NDArray[np.int64]:
+    """How many of `STOP_WORDS` stand in each text."""
+    found = np.zeros(len(words.counts), np.int64)
+    for word in STOP_WORDS:
+        at = np.flatnonzero(words.codes == words.vocabulary.number(word))
+        found += np.bincount(words.texts[at], minlength=len(found)) > 0
+    return found
 
 
 def _line_share(lines: list[list[str]], holds: Callable[[str], bool]) -> NDArray[np.float64]:
-    found = measured(lambda rows: sum(map(holds, rows)), lines)
+    found = measured(lambda row: sum(map(holds, row)), lines)
     return share(found, measured(len, lines))
 
 
-def _is_boilerplate(line: str) -> bool:
-    return BOILERPLATE.search(line) is not None
-
-
-def _sentences(lines: list[str], min_words: int) -> int:
-    counted = (
-        line for line in lines if len(line.split()) >= min_words and not _is_boilerplate(line)
-    )
-    return sum(max(1, len(SENTENCE_END.findall(line))) for line in counted)
-
-
 def _paragraphs(text: str) -> list[str]:
-    return [part for block in BLANK_LINES.split(text) if (part := block.strip())]
+    """What stands between runs of two or more newlines."""
+    blocks = (block.lstrip("\n") for block in text.strip().split("\n\n"))
+    return [block for block in blocks if block]
 
 
-def _duplicates(items: list[str]) -> tuple[float, float]:
-    """The share of `items` that stood earlier in the list, and of their characters."""
-    if not items:
-        return 0.0, 0.0
+def _duplicates(items: list[str]) -> tuple[float, int]:
+    """The share of `items` that stood earlier in the list, and their characters."""
     unique = set(items)
-    characters = _characters(items)
-    repeated = characters - sum(map(len, unique))
-    return (len(items) - len(unique)) / len(items), repeated / characters
+    if len(unique) == len(items):
+        return 0.0, 0
+    repeated = sum(map(len, items)) - sum(map(len, unique))
+    return (len(items) - len(unique)) / len(items), repeated
 
 
-def _gram_shares(words: list[str]) -> NDArray[np.float64]:
-    """At index n the share of characters in the top n-gram (n < 5) or in duplicate n-grams."""
-    shares = np.zeros(LARGEST_GRAM + 1)
-    lengths = np.array([len(word) for word in words], np.int64)
-    for n, grams in ngram_ids(words, LARGEST_GRAM):
-        counts = np.bincount(grams)
-        if counts.max() == 1:
-            break  # no longer n-gram can stand twice either
-        starts = _most_frequent(grams, counts) if n < 5 else _repeated(grams)
-        shares[n] = lengths[_covered(starts, n)].sum() / lengths.sum()
-    return shares
-
-
-def _most_frequent(grams: NDArray[np.int64], counts: NDArray[np.int64]) -> Mask:
-    # Of equally frequent ones the first: the paper does not say.
-    starts: Mask = grams == grams[counts[grams].argmax()]
-    return starts
-
-
-def _repeated(grams: NDArray[np.int64]) -> Mask:
-    starts = np.ones(len(grams), bool)
-    starts[np.unique(grams, return_index=True)[1]] = False
-    return starts
-
-
-def _covered(starts: Mask, n: int) -> Mask:
-    """Which words are inside an n-gram, from which n-grams count."""
-    return np.asarray(np.convolve(starts, np.ones(n, np.int64)) > 0)
+def _column(rows: Sequence[tuple[float, int]], index: int) -> NDArray[np.float64]:
+    return np.array([row[index] for row in rows], np.float64)
 
 
 FILTERS: dict[str, Filter] = {
-    f.__name__: f for f in (gopher_quality, gopher_repetition, c4, fineweb, language)
+    f.__name__: f for f in (length, gopher_quality, gopher_repetition, c4, fineweb, language)
 }

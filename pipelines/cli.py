@@ -345,6 +345,40 @@ def train(
     raise typer.Exit(_trainer([str(config), *options, *(["--fresh"] if fresh else [])]))
 
 
+@app.command(
+    "train-quality",
+    epilog=examples(
+        "mixwright train-quality books/ spam/ quality.bin",
+        "mixwright train-quality good.jsonl.gz bad.jsonl.gz quality.ftz --features 100000",
+    ),
+)
+def train_quality(
+    good: Annotated[str, typer.Argument(help="A folder or file of good texts.")],
+    bad: Annotated[str, typer.Argument(help="A folder or file of bad ones.")],
+    out: Annotated[str, typer.Argument(help="The model: .bin, or .ftz for a quantised one.")],
+    dimensions: Annotated[int, typer.Option(min=1, help="Of the vectors of words.")] = 16,
+    pairs: Annotated[int, typer.Option(min=1, help="Buckets for pairs of words.")] = 1 << 20,
+    features: Annotated[
+        int, typer.Option(min=0, help="Words and pairs that a .ftz keeps; 0 keeps all.")
+    ] = 0,
+    epochs: Annotated[int, typer.Option(min=1, help="How often each text is seen.")] = 20,
+    seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
+) -> None:
+    """Train a quality classifier, and measure it on a tenth of the texts.
+
+    Files are .jsonl (.gz, .zst) or Parquet with a field "text", or hold one text each.
+    """
+    with told():
+        from pipelines.train_quality import train
+
+        sizes = {"dimensions": dimensions, "pairs": pairs, "features": features}
+        made = train(good, bad, out, **sizes, epochs=epochs, seed=seed)
+        say(f"{out}: trained on {made.good} good and {made.bad} bad texts")
+        say(f"  held out   {made.held_out_good} good and {made.held_out_bad} bad")
+        say(f"  AUC        {made.auc:.3f}")
+        say(f"  at 0.5     precision {made.precision:.3f}, recall {made.recall:.3f}")
+
+
 @app.command(epilog=examples("mixwright status runs/demo", "mixwright status s3://bucket/run"))
 def status(
     run: RunFolder,
@@ -410,6 +444,44 @@ def why(
             detail = f" ({answer.detail})" if answer.detail else ""
             url = f"  {answer.url}" if answer.url and answer.url != query else ""
             say(f"{answer.id}  {answer.stage:<26} {about}{detail}{url}")
+
+
+@app.command(
+    epilog=examples(
+        "mixwright tune runs/demo",
+        "mixwright tune runs/demo text/filter --set gopher_too_few_words=30",
+        "mixwright tune runs/demo captions/keep --target-kept image_low_similarity=0.3",
+    )
+)
+def tune(
+    run: RunFolder,
+    stage: Annotated[
+        str | None, typer.Argument(help="A stage; without one, that which has the rules.")
+    ] = None,
+    bounds: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="RULE=VALUE",
+            help="Another bound, or off; RULE.min or RULE.max where a rule has both or none.",
+        ),
+    ] = None,
+    target_kept: Annotated[
+        str | None,
+        typer.Option(metavar="RULE=SHARE", help="Find the bound that keeps this share, as 0.3."),
+    ] = None,
+) -> None:
+    """Say what filters measured, and what other bounds would keep, without running anything."""
+    with told():
+        from pipelines.tuning import lines
+        from shards.storage import location
+        from shards.tune import TuneError
+
+        try:
+            for line in lines(location(run), stage, bounds or [], target_kept):
+                say(line)
+        except TuneError as error:
+            raise fail(str(error), USAGE) from None
 
 
 @app.command(epilog=examples("mixwright verify runs/demo/shards"))

@@ -19,12 +19,15 @@ from pydantic import (
 
 from configs.reading import ConfigError, Strict, load
 from configs.storage import Place, Storage
-from filters import captions, images, pages, text
+from filters import captions, images, pages, pii, scored, text
+from filters.lines import EDITS
+from filters.quality import BUNDLED, GOOD
 from filters.rules import Rule
 from shards.storage import Location, location, matching
 from shards.stores.options import StorageOptions
 
 FilterFunction = Callable[..., list[Rule]]
+KeywordFunction = Callable[..., Any]  # a filter, or an edit of lines
 
 
 class FilterSpec(Strict):
@@ -45,12 +48,12 @@ class FilterSpec(Strict):
         return value
 
 
-def _thresholds(function: FilterFunction) -> dict[str, inspect.Parameter]:
+def _thresholds(function: KeywordFunction) -> dict[str, inspect.Parameter]:
     parameters = inspect.signature(function, eval_str=True).parameters
     return {k: p for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
 
 
-def _check_filter(spec: FilterSpec, known: Mapping[str, FilterFunction]) -> None:
+def _check_filter(spec: FilterSpec, known: Mapping[str, KeywordFunction]) -> None:
     """The filter exists and every threshold is one of its own, of the right type."""
     if spec.name not in known:
         raise ValueError(f"unknown filter {spec.name!r}; allowed: {', '.join(sorted(known))}")
@@ -81,12 +84,13 @@ def _among(known: Mapping[str, FilterFunction]) -> AfterValidator:
 CaptionFilters = Annotated[list[FilterSpec], _among(captions.FILTERS)]
 ImageFilters = Annotated[list[FilterSpec], _among(images.FILTERS)]
 PageFilters = Annotated[list[FilterSpec], _among(pages.FILTERS)]
-TextFilters = Annotated[list[FilterSpec], _among(text.FILTERS)]
+TextFilters = Annotated[list[FilterSpec], _among(text.FILTERS | scored.FILTERS)]
 FILTERS: dict[str, FilterFunction] = {
     **captions.FILTERS,
     **images.FILTERS,
     **pages.FILTERS,
     **text.FILTERS,
+    **scored.FILTERS,
 }
 
 Positive = Annotated[int, Field(gt=0)]
@@ -103,11 +107,52 @@ class Tables(Strict):
     rows_per_part: Positive = 1000
 
 
-class Warcs(Strict):
-    """WARC files, as a crawler or Common Crawl writes them."""
+class Columns(Strict):
+    """Where a row of JSONL or Parquet holds what; `a.b` is field `b` of `a`."""
 
+    text: str = "text"
+    html: str | None = None  # pages to be read like those of a WARC; then `text` is not asked for
+    url: str | None = None  # "url" or "metadata.url", if not given
+    snapshot: str | None = None  # "dump" or "metadata.dump", if not given
+    licence: str | None = None
+
+
+class Block(Strict):
+    """Pages that are not even parsed, by lists of their addresses: files of one entry a line.
+
+    Files may be gzipped or zstd; empty lines and # comments do not count. `filters.urls` says
+    what each list blocks.
+    """
+
+    domains: list[str] = []  # and all of their subdomains
+    urls: list[str] = []
+    words: list[str] = []  # whole words of a URL
+    soft_words: list[str] = []  # those that ban only together
+    min_soft_words: Positive = 2
+    substrings: list[str] = []  # wherever they stand in a URL
+
+
+class Pages(Strict):
+    """Web pages, or texts that were extracted before."""
+
+    # Paths, patterns such as warc/**/*.warc.gz, or folders.
     files: list[str] = Field(min_length=1)
+    # By each file's suffix, if not given; any of them may be .gz or .zst on top.
+    format: Literal["warc", "wet", "html", "jsonl", "parquet"] | None = None
     source: str = "web"
+    snapshot: str | None = None  # of all records that do not name one, such as CC-MAIN-2024-10
+    columns: Columns = Columns()
+    base_url: str | None = None  # of HTML files: it and the path below the folder are their URLs
+    rows_per_part: Positive = 10_000  # rows of JSONL and Parquet, or HTML files
+    block: Block = Block()
+    page_seconds: Annotated[float, Field(gt=0)] = 5.0  # of the processor, to parse and read a page
+    max_bytes: Positive = 10_000_000  # of a page or row
+
+
+class ProsePages(Pages):
+    """Web pages of which only the main text is wanted."""
+
+    extractor: Literal["mixwright", "resiliparse", "trafilatura"] = "mixwright"
 
 
 class Resize(Strict):
@@ -149,13 +194,58 @@ class Near(Strict):
     ngram: Positive = 5
     bands: Positive = 14
     rows: Positive = 8
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
+    # Or, instead of bands and rows, datasketch's optimum for a wanted Jaccard similarity.
+    threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    permutations: Annotated[int, Field(ge=2)] = 128  # that the optimum may use
+    # Link only what has at least this Jaccard similarity, counted; a shared band is enough if not
+    # given, as in FineWeb.
+    verify: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    @model_validator(mode="after")
+    def _banding(self) -> "Near":
+        given = {"bands", "rows"} & self.model_fields_set
+        if self.threshold is not None and given:
+            raise ValueError("give a threshold, or bands and rows, but not both")
+        if self.threshold is None and "permutations" in self.model_fields_set:
+            raise ValueError("permutations says how many a threshold may use; there is none")
+        return self
+
+    @property
+    def banding(self) -> tuple[int, int]:
+        """Bands and rows, as given or for the threshold."""
+        if self.threshold is None:
+            return self.bands, self.rows
+        from filters.minhash import optimal_bands  # whose libraries take a second to load
+
+        return optimal_bands(self.threshold, self.permutations)
 
 
 class Dedupe(Strict):
-    """What makes two records one."""
+    """What makes two records one; of records that are one, however indirectly, one is kept."""
 
     exact: list[Literal["url", "content", "image"]] = []
     near: Near | None = None
+    # Compare only records that have this in common; all, if not given.
+    scope: Literal["snapshot", "source", "host"] | None = None
+    against: list[str] = []  # folders of finished runs, whose survivors count as seen already
+
+    @model_validator(mode="after")
+    def _texts_are_there(self) -> "Dedupe":
+        if self.against and self.near and self.near.verify is not None:
+            raise ValueError("near.verify compares texts, of which runs in against keep only keys")
+        return self
+
+
+class Passages(Strict):
+    """Take out lines, paragraphs or runs of sentences that a corpus repeats."""
+
+    unit: Literal["line", "paragraph", "sentence"]
+    span: Positive = 1  # units of a passage: C4's are three sentences, which may overlap
+    scope: Literal["snapshot", "source", "host"] | None = None  # within which repeats count
+    least: Annotated[int, Field(ge=2)] = 2  # occurrences that make a repeat
+    keep: Literal["first", "none"] = "first"  # of the occurrences, by id
+    min_words: Annotated[int, Field(ge=0)] = 0  # that an edited document has to have left
 
 
 class Captions(Strict):
@@ -172,7 +262,7 @@ class Captions(Strict):
 class Interleaved(Strict):
     """Web pages with their pictures in place."""
 
-    read: Warcs
+    read: Pages
     page_filters: PageFilters = []
     image_filters: ImageFilters = []
     dedupe: Dedupe = Dedupe(exact=["content"])
@@ -185,16 +275,71 @@ class Language(Strict):
     """Name each document's language, and score how sure that is; filters decide on it."""
 
 
+def _edit(spec: FilterSpec) -> FilterSpec:
+    _check_filter(spec, EDITS)
+    return spec
+
+
+class FlaggedWords(Strict):
+    """Score the share of words that are on a list."""
+
+    # Lists, one entry a line, # for remarks; a short English one that comes with the project, if
+    # none is given.
+    files: list[str] = []
+
+
+class Quality(Strict):
+    """Score how probable a fastText classifier finds it that a text is of the good kind."""
+
+    model: str = BUNDLED  # the bundled one, or a path to a .bin or .ftz file
+    label: str = GOOD  # the label of good texts, without "__label__"
+
+
+class Perplexity(Strict):
+    """Score how much a KenLM language model is surprised, in perplexity a word."""
+
+    model: str  # a path to an ARPA or binary file
+    tokens: str | None = None  # a path to the SentencePiece model that it was made with
+
+
+class Decontaminate(Strict):
+    """Drop documents that hold text of evaluation sets (Brown et al. 2020, appendix C)."""
+
+    # The evaluation sets: .txt (an item a line), .jsonl, .json, .csv, .tsv or .parquet, also .gz
+    # and .zst.
+    files: list[str] = Field(min_length=1)
+    fields: list[str] = []  # the keys or columns to look at; every text of a row, if none is given
+    ngram: Positive = 13  # words in common that make a document contaminated
+    # An item of fewer words is looked for as a whole, unless it has fewer than this.
+    shortest: Positive = 8
+    max_ngrams: Annotated[int, Field(ge=0)] = 0  # different ones that a document may have
+    # N-grams that more documents have are ignored, as common phrases and boilerplate; the paper
+    # has 10. Copies of an evaluation set may be as many: dedupe before.
+    max_documents: Positive | None = None
+    report_only: bool = False  # drop nothing; ledger and measures say what was found
+
+
 class Mask(Strict):
     """Put placeholders for personal data."""
+
+    email: bool = True
+    ip: bool = True  # public addresses
+    phone: bool = True
+    key: str = pii.KEY  # of the hash that makes placeholders; a secret one cannot be looked up
 
 
 class Step(Strict):
     """One step of a corpus of prose: exactly one of these keys."""
 
     language: Language | None = None
+    lines: Annotated[FilterSpec, AfterValidator(_edit)] | None = None  # edits: refinedweb, c4
+    flagged_words: FlaggedWords | None = None
+    quality: Quality | None = None
+    perplexity: Perplexity | None = None
     filter: TextFilters | None = None
     dedupe: Dedupe | None = None
+    passages: Passages | None = None
+    decontaminate: Decontaminate | None = None
     mask: Mask | None = None
 
     @model_validator(mode="before")
@@ -224,9 +369,20 @@ class Step(Strict):
 class Text(Strict):
     """Prose of web pages, through steps in the order that they are written in."""
 
-    read: Warcs
+    read: ProsePages
     steps: list[Step] = []
     measure_all: bool = False  # let filters measure what others have dropped, for `mixwright tune`
+
+    @model_validator(mode="after")
+    def _scores_come_first(self) -> "Text":
+        """A filter that is named like a step decides on the score that the step leaves."""
+        before: set[str] = set()
+        for step in self.steps:
+            wanted = {spec.name for spec in step.options} if step.kind == "filter" else set()
+            if missing := sorted(wanted & set(Step.model_fields) - before):
+                raise ValueError(f"the filter {missing[0]} needs a step {missing[0]} before it")
+            before.add(step.kind)
+        return self
 
 
 class Corpora(Strict):

@@ -4,9 +4,12 @@ Every record sends one row per key to the partition of that key. In a partition,
 equal keys are put in a fixed order (longest first, then smallest id, then place) and all but the
 first are duplicates of it. The verdicts go back to the parts that the records came from. No step
 needs all keys in one place, and nothing depends on the order in which rows arrive.
+
+That is all there is to do where a record has one key, and takes no job of its own. With several a
+duplicate's duplicate may be like neither, which `pipelines.near` follows up.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,20 +19,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from filters import minhash
-from pipelines.config import Dedupe, Near
+from configs.reading import ConfigError
+from pipelines import keys, near
+from pipelines.config import Dedupe
 from pipelines.images import drop_images
 from pipelines.stage import (
-    MOST_PARTITIONS,
+    MOST_PARTITIONS,  # noqa: F401
     Part,
     Pieces,
     Place,
     Stage,
     by_part,
+    partitions,
     scatter,
     write_documents,
 )
 from shards import ledger, schema
+from shards.storage import location
+from shards.stores.options import StorageOptions
 
 KEY = pa.schema(
     [
@@ -45,20 +52,59 @@ KEY = pa.schema(
 LOSER = pa.schema([*KEY, ("keeper", pa.string())])
 ORDER = ["key", "rank", "id", "part", "row"]
 
+MODULES = tuple(f"pipelines.{name}" for name in ("dedupe", "near", "alike", "clusters", "keys"))
+
 Split = Callable[[int], Pieces]
 Verdicts = Callable[[pa.Table], pa.Table]
 Apply = Callable[[pa.Table, pa.Table], Part]
+Write = Callable[[tuple[int, Iterable[pa.Table]]], int]
 
 
-def dedupe_stage(name: str, source: Stage, options: Dedupe) -> Stage:
-    """Keep one document of every group of duplicates."""
+def dedupe_stage(
+    name: str, source: Stage, options: Dedupe, storage: StorageOptions | None = None
+) -> Stage:
+    """Keep one document of every group of duplicates.
+
+    Raises:
+        ConfigError: a run to dedupe against has no such stage, or made its keys otherwise.
+    """
+    known = [_finished(name, run, options, storage) for run in options.against]
+    job = near.Job(options, tuple(known))
+    linked = bool(options.near or options.against or len(options.exact) != 1)
     return Stage(
         name,
-        partial(_dedupe, options=options),
+        partial(near.drop_duplicates, job=job) if linked else partial(_dedupe, options=options),
         options.model_dump(),
-        ("pipelines.dedupe",),
+        MODULES,
         inputs=(source.name,),
+        files=tuple(each.folder.parent / ledger.STAGE_FILE for each in known),
+        before=partial(near.next_job, job=job) if linked else None,
+        finish=near.forget if linked else None,
     )
+
+
+def _finished(
+    name: str, run: str, options: Dedupe, storage: StorageOptions | None
+) -> near.Finished:
+    """The same stage of a finished run, whose survivors' keys it has kept."""
+    home = location(run, storage) / name
+    said = ledger.about(home)
+    if said is None or "keys" not in said["holds"]:
+        raise ConfigError(f"dedupe.against: {run} has no finished stage {name}")
+    theirs, ours = _making(said["pieces"]["config"]), _making(options.model_dump())
+    for key, value in ours.items():
+        if theirs[key] != value:
+            raise ConfigError(
+                f"dedupe.against: {run} made its keys with {key} = {theirs[key]}, "
+                f"but this recipe has {value}"
+            )
+    return near.Finished(run, home / said["folder"], said["parts"])
+
+
+def _making(config: dict[str, Any]) -> dict[str, Any]:
+    """What keys depend on."""
+    bands = config["near"] and {k: v for k, v in config["near"].items() if k != "verify"}
+    return {"exact": config["exact"], "near": bands, "scope": config["scope"]}
 
 
 def image_copies_stage(name: str, source: Stage, most: int) -> Stage:
@@ -74,25 +120,25 @@ def image_copies_stage(name: str, source: Stage, most: int) -> Stage:
 
 def _dedupe(parts: Any, place: Place, options: Dedupe) -> Any:
     split = partial(_split_keys, place=place, options=options)
-    return _by_key(parts, place, split, losers, drop_losers, images=False)
+    write = partial(_write, place=place, apply=drop_losers, options=options)
+    return _by_key(parts, place, split, losers, write)
 
 
 def _drop_frequent_images(parts: Any, place: Place, most: int) -> Any:
     split = partial(_split_images, place=place)
     verdicts = partial(frequent, most=most)
-    return _by_key(parts, place, split, verdicts, drop_frequent, images=True)
+    write = partial(_write, place=place, apply=drop_frequent, options=None)
+    return _by_key(parts, place, split, verdicts, write)
 
 
-def _by_key(
-    parts: Any, place: Place, split: Split, verdicts: Verdicts, apply: Apply, *, images: bool
-) -> Any:
+def _by_key(parts: Any, place: Place, split: Split, verdicts: Verdicts, write: Write) -> Any:
     found = (
         parts
         | "keys" >> beam.FlatMap(split)
         | "by key" >> beam.GroupByKey()
         | "judge" >> beam.FlatMap(_judge, place, verdicts)
     )
-    return by_part(parts, found, LOSER) | "write" >> beam.Map(_write, place, apply, images)
+    return by_part(parts, found, LOSER) | "write" >> beam.Map(write)
 
 
 def _split_keys(part: int, place: Place, options: Dedupe) -> Pieces:
@@ -102,11 +148,12 @@ def _split_keys(part: int, place: Place, options: Dedupe) -> Pieces:
     one a part, and pass through.
     """
     with place.clock():
-        table = document_keys(place.read(part), part, options=options).sort_by(_ascending(ORDER))
+        records, reason = keys.records(place.read(part), options), keys.reasons(options)[0]
+        table = document_keys(records, part, reason).sort_by(_ascending(ORDER))
         lost = _runs(table["key"]) != np.arange(table.num_rows)
         rows = _with_keepers(table)
-    partitions = _partitions(place)
-    targets = np.where(lost, partitions + part, _hashes(table) % partitions)
+    count = partitions(place)
+    targets = np.where(lost, count + part, _hashes(table) % count)
     return place.sent(scatter(rows, targets))
 
 
@@ -115,22 +162,18 @@ def _split_images(part: int, place: Place) -> Pieces:
     with place.clock():
         table = image_keys(place.read(part), part)
     rows = table.append_column(LOSER.field("keeper"), table["id"])
-    return place.sent(scatter(rows, _hashes(table) % _partitions(place)))
-
-
-def _partitions(place: Place) -> int:
-    return min(place.parts, MOST_PARTITIONS)
+    return place.sent(scatter(rows, _hashes(table) % partitions(place)))
 
 
 def _hashes(table: pa.Table) -> NDArray[np.int64]:
-    keys = table["key"].to_pylist()
-    return np.array([int(schema.digest(key)[:8], 16) for key in keys], np.int64)
+    found = table["key"].to_pylist()
+    return np.array([int(schema.digest(key)[:8], 16) for key in found], np.int64)
 
 
 def _judge(group: tuple[int, Iterable[pa.Table]], place: Place, verdicts: Verdicts) -> Pieces:
     partition, tables = group
     rows = pa.concat_tables(tables).combine_chunks()
-    if partition < _partitions(place):
+    if partition < partitions(place):
         with place.clock():
             rows = verdicts(rows.select(KEY.names).sort_by(_ascending(ORDER)))
     return place.sent(scatter(rows, rows["part"]))
@@ -140,13 +183,18 @@ def _ascending(names: Sequence[str]) -> list[tuple[str, str]]:
     return [(name, "ascending") for name in names]
 
 
-def _write(group: tuple[int, Iterable[pa.Table]], place: Place, apply: Apply, images: bool) -> int:
+def _write(
+    group: tuple[int, Iterable[pa.Table]], place: Place, apply: Apply, options: Dedupe | None
+) -> int:
+    """Write a part without those that lost; of documents, as `options` say, with their keys."""
     part, verdicts = group
     with place.clock():
         if not place.has(part):
             documents = place.read(part)
             result = apply(documents, _last_word(pa.concat_tables(verdicts).combine_chunks()))
-            write_documents(place, part, documents, result, images=images)
+            if options:
+                near.keep(keys.records(result[0], options), part, place)
+            write_documents(place, part, documents, result, images=options is None)
     return part
 
 
@@ -189,68 +237,20 @@ def frequent(keys: pa.Table, *, most: int) -> pa.Table:
     )
 
 
-def document_keys(documents: pa.Table, part: int, *, options: Dedupe) -> pa.Table:
-    """One row for every key of every document."""
-    texts = schema.texts(documents)
-    tables = [
-        _key_table(
-            documents, texts, part, priority, f"duplicate_{kind}", _exact(documents, texts, kind)
-        )
-        for priority, kind in enumerate(options.exact)
-    ]
-    if options.near:
-        tables += [
-            _key_table(documents, texts, part, len(options.exact), "near_duplicate", band)
-            for band in _bands(texts, options.near)
-        ]
-    return pa.concat_tables([KEY.empty_table(), *tables])
-
-
-def _exact(documents: pa.Table, texts: list[str], kind: str) -> Sequence[str | None]:
-    """The key of each document, null where it has nothing to compare."""
-    if kind == "url":
-        return [f"url:{url}" if url else None for url in documents["url"].to_pylist()]
-    images = [
-        [part["image"] for part in parts if part["image"]]
-        for parts in documents["parts"].to_pylist()
-    ]
-    if kind == "image":
-        return [f"image:{shown[0]}" if shown else None for shown in images]
-    keys = minhash.content_key(texts)
-    return [
-        f"content:{schema.digest(key, *shown)}" if text.strip() or shown else None
-        for text, key, shown in zip(texts, keys, images, strict=True)
-    ]
-
-
-def _bands(texts: list[str], near: Near) -> Iterator[list[str | None]]:
-    """The keys of each band; a text without words has none."""
-    signatures = minhash.signatures(texts, ngram=near.ngram, bands=near.bands, rows=near.rows)
-    for band in range(near.bands):
-        column = signatures[:, band].tolist()
-        yield [None if key == minhash.NO_KEY else f"band:{band}:{key:016x}" for key in column]
-
-
-def _key_table(
-    documents: pa.Table,
-    texts: list[str],
-    part: int,
-    priority: int,
-    reason: str,
-    keys: Sequence[str | None],
-) -> pa.Table:
-    n = documents.num_rows
+def document_keys(records: pa.Table, part: int, reason: str) -> pa.Table:
+    """One row for every record that has a key, of which there is one kind."""
+    n = records.num_rows
+    found = keys.matrix(records).reshape(-1)
     columns = [
-        pa.array(keys, pa.string()),
+        pa.array(found).cast(pa.string()),
         pa.array([reason] * n, pa.string()),
-        pa.array([priority] * n, pa.int32()),
-        pa.array([-len(text) for text in texts], pa.int64()),
-        documents["id"].combine_chunks(),
+        pa.array([0] * n, pa.int32()),
+        records["rank"],
+        records["id"],
         pa.array([part] * n, pa.int32()),
         pa.array(range(n), pa.int32()),
     ]
-    table = pa.table(columns, schema=KEY)
-    return table.filter(table["key"].is_valid())
+    return pa.table(columns, schema=KEY).filter(pa.array(found != keys.NO_KEY))
 
 
 def drop_losers(documents: pa.Table, verdicts: pa.Table) -> Part:

@@ -14,8 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from filters import rules
-from pipelines.config import FILTERS, Download, FilterSpec
+from pipelines.config import Download, FilterSpec
 from pipelines.fetch import Fetched, FetchOptions, fetch_all
 from pipelines.stage import (
     MOST_PARTITIONS,
@@ -24,7 +23,7 @@ from pipelines.stage import (
     Place,
     Stage,
     by_part,
-    map_parts,
+    judge,
     scatter,
     write_documents,
 )
@@ -236,7 +235,10 @@ def set_scores(documents: pa.Table, where: Sequence[int], scores: Sequence[float
 def image_filter_stage(
     name: str, source: Stage, fetched: Stage, filters: Sequence[FilterSpec]
 ) -> Stage:
-    """Apply image filters in order, with what the image store of `fetched` knows of each image."""
+    """Apply image filters in order, with what the image store of `fetched` knows of each image.
+
+    What the rules measured of every image is kept: all of it is in the index, and costs nothing.
+    """
     return Stage(
         name,
         partial(_filter_images, filters=filters),
@@ -249,27 +251,43 @@ def image_filter_stage(
 
 
 def _filter_images(parts: Any, place: Place, filters: Sequence[FilterSpec]) -> Any:
-    work = partial(_filter_part, filters=filters, download=place.lookups[0])
-    return map_parts(parts, place, work, images=True)
+    return parts | "filter" >> beam.Map(_filter_part, place, filters)
 
 
-def _filter_part(
-    documents: pa.Table, part: int, *, filters: Sequence[FilterSpec], download: Location
-) -> Part:
-    where, rows = image_rows(documents, read_index(download, part))
-    n = len(schema.flatten_parts(documents)[1])
-    reasons: list[str | None] = [None] * n
-    details: list[str | None] = [None] * n
-    for i, detail in zip(where, map(_measures, rows.to_pylist()), strict=True):
-        details[i] = detail
-    for spec in filters:
-        found = rules.reasons(FILTERS[spec.name](rows, **spec.thresholds)).to_pylist()
-        for i, reason in zip(where, found, strict=True):
-            reasons[i] = reasons[i] or reason
-    return drop_images(documents, reasons, details)
+def _filter_part(part: int, place: Place, filters: Sequence[FilterSpec]) -> int:
+    with place.clock():
+        if not place.has(part):
+            documents = place.read(part)
+            index = read_index(place.lookups[0], part)
+            result, measures = filter_images(documents, index, filters)
+            write_documents(place, part, documents, result, images=True, measures=measures)
+    return part
 
 
-def _measures(row: dict[str, Any]) -> str:
-    """What image filters decide by, for the ledger."""
+def filter_images(
+    documents: pa.Table, index: pa.Table, filters: Sequence[FilterSpec]
+) -> tuple[Part, pa.Table]:
+    """Take out the images that a rule drops, and tell what the rules measured.
+
+    The measures are a row an image part: `id` of the document, `image`, which of its images it
+    is, counted from 0, and a column a rule.
+    """
+    where, rows = image_rows(documents, index)
+    parents, parts = schema.flatten_parts(documents)
+    owner = np.asarray(parents)[where]
+    named = rows.append_column("id", documents["id"].take(pa.array(owner)))
+    verdicts = judge(named, filters, measure_all=True)
+    reasons, details = np.full((2, len(parts)), None, object)
+    reasons[where] = verdicts["reason"].to_pylist()
+    details[where] = list(map(_detail, verdicts["detail"].to_pylist(), rows.to_pylist()))
+    numbers = np.arange(len(owner)) - np.searchsorted(owner, owner)
+    measures = verdicts.drop_columns(["reason", "detail"])
+    measures = measures.add_column(1, "image", pa.array(numbers, pa.int32()))
+    return drop_images(documents, reasons.tolist(), details.tolist()), measures
+
+
+def _detail(broken: str | None, row: dict[str, Any]) -> str:
+    """What image filters decide by, for the ledger, and before it the bound that was broken."""
+    score = None if row["score"] is None else f"score {row['score']:.4f}"
     sides = f"{row['width']}x{row['height']} {row['format']}"
-    return sides if row["score"] is None else f"{sides}, score {row['score']:.4f}"
+    return ", ".join(filter(None, (broken, sides, score)))

@@ -5,8 +5,8 @@ from pipelines.dedupe import dedupe_stage, image_copies_stage
 from pipelines.extraction import extract_stage
 from pipelines.images import download_stage, image_filter_stage
 from pipelines.score import score_stage
+from pipelines.scoring import language_stage
 from pipelines.stage import Stage, filter_stage
-from pipelines.text import language_stage
 from shards.stores.options import StorageOptions
 
 

@@ -1,7 +1,8 @@
 """Runs stages: skips what is done, finishes what was interrupted, commits what is complete.
 
 Stages chain into as few Beam jobs as they can: a stage whose parts follow from its input's runs
-in the same job, and only one that has to count its inputs first (packing, shards) waits for them.
+in the same job. Only one that has to count its inputs first (packing, shards), or to run jobs of
+its own before (the rounds of a dedupe), waits for them.
 
 A stage's fingerprint hashes its config, its code, its input files and the fingerprints of the
 stages that it reads. It writes into a folder named by that fingerprint, so that only the same
@@ -14,10 +15,10 @@ import hashlib
 import importlib.util
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ FOLLOWED_IN = tuple(f"{package}." for package in FOLLOWED)
 Metrics = Mapping[str, int]  # a stage's Beam counters by name
 Watch = Callable[[Mapping[str, Place]], AbstractContextManager[None]]
 Done = Callable[[str, ledger.Counts, Metrics], None]
+Graph = Callable[[beam.Pipeline], Any]
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,8 @@ def _waves(planned: Sequence[Planned]) -> Iterable[list[Planned]]:
         wave: list[Planned] = []
         for p in waiting:
             needed = blocked.intersection((*p.stage.inputs, *p.stage.lookups))
-            if not needed - {q.stage.name for q in wave} and not (needed and p.stage.parts):
+            waits = p.stage.parts or p.stage.before
+            if not needed - {q.stage.name for q in wave} and not (needed and waits):
                 wave.append(p)
         yield wave
         waiting = [p for p in waiting if p not in wave]
@@ -165,6 +168,31 @@ def _places(run: Location, planned: Sequence[Planned], wave: Sequence[Planned]) 
         out = folders[p.stage.name]
         places[p.stage.name] = Place(p.stage.name, run, out, inputs, lookups, parts)
     return places
+
+
+def _jobs(wave: Sequence[Planned], places: Mapping[str, Place]) -> Iterator[Graph]:
+    """The graphs of a wave's jobs, each made when those before it have run."""
+    while graphs := _ahead(wave, places):
+        yield partial(_build_ahead, graphs=graphs)
+    yield partial(_build, wave=wave, places=places)
+
+
+def _ahead(wave: Sequence[Planned], places: Mapping[str, Place]) -> dict[str, Graph]:
+    """What has to run before the stages' own graphs, by stage."""
+    asked = {p.stage.name: p.stage.before for p in wave if p.stage.before}
+    found = {name: before(places[name]) for name, before in asked.items()}
+    return {name: graph for name, graph in found.items() if graph}
+
+
+def _build_ahead(pipeline: beam.Pipeline, graphs: Mapping[str, Graph]) -> None:
+    for name, graph in graphs.items():
+        _ = pipeline | name >> _apply(graph)
+
+
+@beam.ptransform_fn  # type: ignore[untyped-decorator]
+def _apply(start: Any, graph: Graph) -> Any:
+    """A graph as one named transform, beside those of other stages."""
+    return graph(start)
 
 
 def _build(pipeline: beam.Pipeline, wave: Sequence[Planned], places: Mapping[str, Place]) -> None:
@@ -233,16 +261,16 @@ def _commit(
             remove_tree(home / name)
 
 
-def _metrics(result: Any) -> dict[str, dict[str, int]]:
-    """Every stage's counters summed, and the largest of its distributions, over all workers."""
+def _metrics(results: Iterable[Any]) -> dict[str, dict[str, int]]:
+    """Every stage's counters summed, and the largest of its distributions, over all jobs."""
     found: dict[str, dict[str, int]] = {}
-    metrics = result.metrics().query(MetricsFilter())
-    for counter in metrics["counters"]:
-        stage, name = found.setdefault(counter.key.metric.namespace, {}), counter.key.metric.name
-        stage[name] = stage.get(name, 0) + int(counter.result)
-    for spread in metrics["distributions"]:
-        stage, name = found.setdefault(spread.key.metric.namespace, {}), spread.key.metric.name
-        stage[name] = max(stage.get(name, 0), int(spread.result.max))
+    for metrics in (result.metrics().query(MetricsFilter()) for result in results):
+        for each in metrics["counters"]:
+            stage, name = found.setdefault(each.key.metric.namespace, {}), each.key.metric.name
+            stage[name] = stage.get(name, 0) + int(each.result)
+        for each in metrics["distributions"]:
+            stage, name = found.setdefault(each.key.metric.namespace, {}), each.key.metric.name
+            stage[name] = max(stage.get(name, 0), int(each.result.max))
     return found
 
 
@@ -255,7 +283,7 @@ def next_job(
     """
     wave = next(iter(_waves(planned)), [])
     pipeline = _pipeline(options)
-    _build(pipeline, wave, _places(run, planned, wave))
+    next(_jobs(wave, _places(run, planned, wave)))(pipeline)
     return [p.stage.name for p in wave], pipeline
 
 
@@ -268,25 +296,25 @@ def _pipeline(options: PipelineOptions) -> beam.Pipeline:
         raise ConfigError(f"runner: {' '.join(causes) or error}") from error
 
 
-def _run_job(wave: Sequence[Planned], places: Mapping[str, Place], options: PipelineOptions) -> Any:
-    """Run a wave's graph to its end, again if a local worker died: what it had written is kept."""
+def _run_job(graph: Graph, options: PipelineOptions) -> Any:
+    """Run a graph to its end, again if a local worker died: what it had written is kept."""
     for _ in range(ATTEMPTS - 1):
         try:
-            return _attempt(wave, places, options)
+            return _attempt(graph, options)
         except RuntimeError as error:
             if DIED not in str(error):
                 raise
             log.warning(DIED)
-    return _attempt(wave, places, options)
+    return _attempt(graph, options)
 
 
-def _attempt(wave: Sequence[Planned], places: Mapping[str, Place], options: PipelineOptions) -> Any:
-    """Run a wave's graph to its end; a job that is left to itself, as on Ctrl-C, is cancelled."""
+def _attempt(graph: Graph, options: PipelineOptions) -> Any:
+    """Run a graph to its end; a job that is left to itself, as on Ctrl-C, is cancelled."""
     server = options.view_as(PortableOptions).job_endpoint
     if server and ":" in server:
         cancel_abandoned(server, options.view_as(GoogleCloudOptions).job_name)
     pipeline = _pipeline(options)
-    _build(pipeline, wave, places)
+    graph(pipeline)
     result = pipeline.run()
     try:
         result.wait_until_finish()
@@ -313,8 +341,8 @@ def execute(
     for wave in _waves(planned):
         places = _places(run, planned, wave)
         with watch(places):
-            result = _run_job(wave, places, options)
-        metrics = _metrics(result)
+            results = [_run_job(graph, options) for graph in _jobs(wave, places)]
+        metrics = _metrics(results)
         checked = {name: _check(place) for name, place in places.items()}
         for p in wave:
             name = p.stage.name

@@ -20,9 +20,10 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
-from numpy.typing import NDArray
 
+from filters.prose import prose
 from filters.rules import Rule
 from pipelines import coders  # noqa: F401  tables of graphs are encoded by it
 from pipelines.config import FILTERS, FilterSpec
@@ -89,7 +90,7 @@ class Place:
         ledger.write_part(self.out, part, output, drops, read=read, kept=kept, kind=kind)
         for name, records in (("read", read), ("kept", kept)):
             self.count(name, next(iter(records.values()), 0))
-        self.count("lost", drops.num_rows)
+        self.count("lost", pc.sum(pc.not_equal(drops["kind"], ledger.REPORTED)).as_py() or 0)
         self.count("bytes", output.nbytes if output is not None else 0)
 
     def count(self, name: str, amount: int) -> None:
@@ -132,6 +133,8 @@ class Stage:
     # How many parts it writes, from the finished folders of its inputs (its lookups, if it has no
     # inputs). None: part i of the first input becomes part i of this stage.
     parts: Callable[[Sequence[Location]], int] | None = None
+    # The graph of a job that has to run before the stage's own, asked for until there is none.
+    before: Callable[[Place], Callable[[Any], Any] | None] | None = None
     finish: Callable[[Place], None] | None = None  # once, when all parts are there
     selects: bool = False  # keeping everything or nothing is then worth a warning
 
@@ -187,6 +190,11 @@ def scatter(table: pa.Table, targets: Any) -> Pieces:
     ]
 
 
+def partitions(place: Place) -> int:
+    """Into how many a shuffle by key sends what the parts hold."""
+    return min(place.parts, MOST_PARTITIONS)
+
+
 def by_part(parts: Any, tables: Any, columns: pa.Schema) -> Any:
     """Group (part, table) by part; every part is there, if only with an empty table.
 
@@ -204,8 +212,7 @@ def filter_stage(
     name: str,
     source: Stage,
     filters: Sequence[FilterSpec],
-    module: str,
-    *,
+    *modules: str,
     measure_all: bool = False,
 ) -> Stage:
     """Apply filters in order; a document's reason is that of the first rule that drops it.
@@ -217,7 +224,7 @@ def filter_stage(
         name,
         partial(_filter, filters=filters, measure_all=measure_all),
         [[spec.model_dump() for spec in filters], measure_all],
-        (module, "filters.rules"),
+        (*modules, "filters.rules"),
         inputs=(source.name,),
         selects=bool(filters),
     )
@@ -244,43 +251,53 @@ def _filter_part(part: int, place: Place, filters: Sequence[FilterSpec], measure
 def judge(
     documents: pa.Table, filters: Sequence[FilterSpec], *, measure_all: bool = False
 ) -> pa.Table:
-    """What the rules of some filters say of documents, a row each.
+    """What the rules of some filters say of documents, or of images, a row each.
 
     Columns: `id`; `reason` and `detail` of the first rule that drops the document, null if none
-    does; and one of float32 a rule, named by its reason, null where it was not measured. The
-    fields' metadata hold the bounds, "min" and "max", of rules that are more than yes or no.
+    does; and one of float32 a rule, named by its reason, null where it was not measured, as
+    `shards.measures` reads them.
     """
     n = documents.num_rows
     reasons, details = np.full(n, None, object), np.full(n, None, object)
-    kept = np.ones(n, bool)
-    columns: dict[pa.Field, NDArray[np.float32]] = {}
+    view, kept = prose(documents), np.ones(n, bool)
+    columns: dict[pa.Field, pa.Array] = {}
     for spec in filters:
         rows = np.arange(n) if measure_all else np.flatnonzero(kept)
-        for rule in FILTERS[spec.name](documents.take(pa.array(rows)), **spec.thresholds):
-            values = columns.setdefault(_field(rule), np.full(n, np.nan, np.float32))
-            values[rows] = rule.values
+        for rule in FILTERS[spec.name](view.take(rows), **spec.thresholds):
+            values, unknown = np.zeros(n, np.float32), np.ones(n, bool)
+            values[rows], unknown[rows] = rule.values, False
+            columns.setdefault(measure_field(rule), pa.array(values, mask=unknown))
             lost = rows[rule.drops() & kept[rows]]
             kept[lost] = False
             reasons[lost], details[lost] = rule.reason, [_detail(rule, v) for v in values[lost]]
     table = pa.table({"id": documents["id"], "reason": pa.array(reasons, pa.string())})
     table = table.append_column("detail", pa.array(details, pa.string()))
-    for column, values in columns.items():
-        table = table.append_column(column, pa.array(values, pa.float32(), from_pandas=True))
+    for column, array in columns.items():
+        table = table.append_column(column, array)
     return table
 
 
-def _field(rule: Rule) -> pa.Field:
-    if rule.fixed:
-        return pa.field(rule.reason, pa.float32())
+def measure_field(rule: Rule) -> pa.Field:
+    """The column of what a rule measured; its metadata are the bounds, as `shards.measures` says.
+
+    Rules of one name, as of a filter that a recipe lists twice, share the column of the first.
+    """
     bounds = {"min": rule.min, "max": rule.max}
     known = {name: repr(float(limit)) for name, limit in bounds.items() if limit is not None}
-    return pa.field(rule.reason, pa.float32(), metadata=known)
+    return pa.field(rule.reason, pa.float32(), metadata={"fixed": ""} if rule.fixed else known)
+
+
+def measures_of(documents: pa.Table, rules: Sequence[Rule]) -> pa.Table:
+    """What a step measured of documents, as `shards.measures` reads it; rules may be unbound."""
+    fields = [documents.schema.field("id"), *map(measure_field, rules)]
+    columns = [pa.array(rule.values, pa.float32()) for rule in rules]
+    return pa.table([documents["id"], *columns], schema=pa.schema(fields))
 
 
 def _detail(rule: Rule, value: np.float32) -> str | None:
     """The measured value beside the bound that it broke."""
     if rule.fixed:
         return None
-    if rule.min is not None and value < rule.min:
-        return f"{value:.4g} < {rule.min:g}"
-    return f"{value:.4g} > {rule.max:g}"
+    if rule.min is not None and value < np.float32(rule.min):
+        return f"{value:.6g} < {rule.min:g}"
+    return f"{value:.6g} > {rule.max:g}"

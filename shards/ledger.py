@@ -34,6 +34,7 @@ from shards.storage import (
 
 RUN_FILE = "run.json"  # the stages of a run, in order
 STAGE_FILE = "stage.json"  # what a finished stage says of itself
+REPORTED = "reported"  # the kind of a row that tells of a record that was kept
 SAMPLES = 6  # dropped records a part and reason that keep their content for the report
 
 

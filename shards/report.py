@@ -24,9 +24,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
-from shards import ledger, schema, storage
+from shards import ledger, measures, schema, storage
 from shards.images import open_image, read_image
 from shards.loader import Shards, open_shards
+from shards.measures import Bound, RuleAccount
 from shards.statistics import describe_shards
 from shards.storage import Location
 
@@ -116,6 +117,7 @@ def _gather(run: Location, stages: Sequence[Stage]) -> Table:
         "kept": kept,
         "packed": _packed_samples(shards, mix["firsts"], pictures) if shards and mix else {},
         "dropped": _dropped(stages, pictures),
+        "measured": _measured(stages),
         "plots": _plots(shards, documents, mix),
         "languages": {n: found for n, d in documents.items() if (found := d.languages())},
         "parts_read": PARTS_READ,
@@ -524,7 +526,11 @@ def _drop_samples(stage: Stage) -> dict[str, list[Table]]:
 
 
 def _with_content(drops: pa.Table) -> pa.Table:
-    """The ledger's bounded sample, and a few rows of reasons of which none has content."""
+    """The ledger's bounded sample, and a few rows of reasons of which none has content.
+
+    Rows of records that were kept all the same are left out.
+    """
+    drops = drops.filter(pc.not_equal(drops["kind"], ledger.REPORTED))
     sample = drops.filter(drops["content"].is_valid())
     bare = set(drops["reason"].unique().to_pylist()) - set(sample["reason"].unique().to_pylist())
     few = [
@@ -547,6 +553,100 @@ def _drop_row(row: Table) -> Table:
     return row | {"content": _clip(content, 260), "detail": _clip(row["detail"], 200)}
 
 
+# What rules measured
+
+
+def _measured(stages: Sequence[Stage]) -> list[Table]:
+    """By stage, how what its rules measured is spread, and what each rule dropped."""
+    ordered = sorted(stages, key=lambda stage: _last(stage.corpus))
+    found = [_measured_by(s) for s in ordered if measures.MEASURES in s.about["holds"]]
+    return [about for about in found if about["plots"] or about["flags"]]
+
+
+def _measured_by(stage: Stage) -> Table:
+    account = measures.account(stage.folder)
+    shown = [rule for rule in account.rules if rule.measured]
+    return {
+        "stage": stage.name,
+        "corpus": stage.corpus,
+        "records": account.records,
+        "unit": "image" if "image" in stage.counts.read else "document",
+        "plots": [p for rule in shown if not rule.bound.fixed for p in _measures(stage, rule)],
+        "flags": [rule for rule in shown if rule.bound.fixed],
+    }
+
+
+def _measures(stage: Stage, rule: RuleAccount) -> list[Table]:
+    """The histogram of a rule."""
+    values, counts = rule.values.counts()
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return []
+    values, bound = np.clip(values, finite[0], finite[-1]), _as_counted(rule.bound)
+    edges = measure_edges(values, counts, bound)
+    heights = np.histogram(values, edges, weights=counts)[0].astype(int).tolist()
+    plot = _bars(stage.corpus, heights, edges.tolist(), bound)
+    plot["bars"] = [bar for bar in plot["bars"] if bar["height"]]
+    bounded = bound.min is not None or bound.max is not None
+    dropped = f", {rule.first:,} dropped" if bounded else ""
+    summary = f"{rule.measured:,} measured, median {_short(rule.values.quantile(0.5))}{dropped}"
+    return [plot | {"title": rule.bound.rule, "summary": summary}]
+
+
+def _as_counted(bound: Bound) -> Bound:
+    """A bound that is rounded as the values of a distribution are."""
+    low, high = (
+        None if limit is None else float(measures.rounded(np.array([limit], np.float32))[0])
+        for limit in (bound.min, bound.max)
+    )
+    return Bound(bound.rule, low, high)
+
+
+MOST_COUNT = 1 << 30
+
+
+def measure_edges(
+    values: NDArray[np.float32], counts: NDArray[np.int64], bound: Bound
+) -> NDArray[np.float64]:
+    """Bins for finite values that part those within the bound from the others.
+
+    `values` ascend. Whole numbers have the bins of `count_edges`.
+    """
+    limits = [limit for limit in (bound.min, bound.max) if limit is not None]
+    whole = bool(np.all(values == np.floor(values)))
+    if whole and values[0] >= 0 and values[-1] < MOST_COUNT:
+        inside = [limit for limit in limits if 0 <= limit < MOST_COUNT]
+        edges = count_edges(np.append(values, inside).astype(np.int64))
+    else:
+        edges = _equal_edges(values, counts, limits)
+    cuts = [] if bound.min is None else [bound.min]
+    if bound.max is not None:
+        cuts.append(bound.max + 1 if whole else float(np.nextafter(bound.max, np.inf)))
+    parted: NDArray[np.float64] = np.unique(
+        [*edges, *(cut for cut in cuts if edges[0] < cut < edges[-1])]
+    )
+    return parted
+
+
+BINS = 24
+OUTLIERS = 0.005  # of the values at either end, which the first and the last bin reach out to
+
+
+def _equal_edges(
+    values: NDArray[np.float32], counts: NDArray[np.int64], limits: Sequence[float]
+) -> NDArray[np.float64]:
+    """About as many round bins over the values but the outliers, and over the limits."""
+    upto = np.cumsum(counts)
+    ends = values[np.searchsorted(upto, upto[-1] * np.array([OUTLIERS, 1 - OUTLIERS]))]
+    low, high = min(float(ends[0]), *limits, np.inf), max(float(ends[1]), *limits, -np.inf)
+    step = _round_step((high - low) / BINS or abs(high) or 1.0)
+    first = np.floor(low / step)
+    last = max(np.ceil(high / step), first + 1)
+    edges: NDArray[np.float64] = np.round(np.arange(first, last + 1) * step, 10)
+    edges[0], edges[-1] = min(edges[0], values[0]), max(edges[-1], values[-1])
+    return edges
+
+
 # Distributions and curves
 
 
@@ -557,7 +657,7 @@ def _plots(
     scores: list[Table] = []
     for name, found in documents.items():
         values, least = found.scores()
-        scores += _histogram(name, values, _score_edges(values), mark=least)
+        scores += _histogram(name, values, _score_edges(values), Bound("similarity", min=least))
     words = {name: found.words() for name, found in documents.items()}
     sides = {name: found.sides() for name, found in documents.items()}
     groups = [
@@ -614,12 +714,12 @@ def _score_edges(values: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _histogram(
-    corpus: str, values: NDArray[Any], edges: NDArray[np.float64], mark: float | None = None
+    corpus: str, values: NDArray[Any], edges: NDArray[np.float64], bound: Bound | None = None
 ) -> list[Table]:
     if not len(values):
         return []
     counts = np.histogram(values, edges)[0].tolist()
-    plot = _bars(corpus, counts, edges.tolist(), mark)
+    plot = _bars(corpus, counts, edges.tolist(), bound)
     return [plot | {"summary": f"{len(values):,} values, median {_short(np.median(values))}"}]
 
 
@@ -627,9 +727,9 @@ WIDTH, HEIGHT = 320, 120  # of a histogram's bars
 
 
 def _bars(
-    corpus: str, counts: Sequence[int], edges: Sequence[float], mark: float | None = None
+    corpus: str, counts: Sequence[int], edges: Sequence[float], bound: Bound | None = None
 ) -> Table:
-    """Bars of equal width, one a bin, in pixels."""
+    """Bars of equal width, one a bin, in pixels, and the bounds of what is kept."""
     step, top = WIDTH / len(counts), max([*counts, 1])
     whole = all(float(edge).is_integer() for edge in edges)
     single = whole and edges[1] - edges[0] == 1 and edges[-1] - edges[0] == len(counts)
@@ -639,6 +739,7 @@ def _bars(
             "width": max(step - 1, 0.5),
             "height": n / top * HEIGHT,
             "label": f"{_bin(edges[k], edges[k + 1], single)}: {n:,}",
+            "out": bound is not None and _is_out(edges[k], edges[k + 1], bound),
         }
         for k, n in enumerate(counts)
     ]
@@ -647,13 +748,34 @@ def _bars(
     ends = range(0, len(counts) if single else len(edges), every)
     return {
         "corpus": corpus,
+        "title": corpus,
         "bars": bars,
         "top": top,
         "ticks": [(k * step + middle, _short(edges[k])) for k in ends],
-        "mark": None if mark is None else step * float(np.interp(mark, edges, range(len(edges)))),
-        "mark_label": None if mark is None else _short(mark),
+        "marks": list(_marks(edges, step, bound)) if bound else [],
         "summary": f"{sum(counts):,} values",
     }
+
+
+def _is_out(low: float, high: float, bound: Bound) -> bool:
+    """Whether nothing of a bin, which is below `high`, is kept."""
+    under = bound.min is not None and high <= bound.min
+    return under or (bound.max is not None and low > bound.max)
+
+
+def _marks(edges: Sequence[float], step: float, bound: Bound) -> Iterator[Table]:
+    """Lines at the bounds, each with a label on the side where there is more room."""
+    found: list[tuple[float, str]] = []
+    if bound.min is not None:
+        place = float(np.interp(bound.min, edges, range(len(edges))))
+        found.append((place, f"keep from {_short(bound.min)}"))
+    if bound.max is not None:  # what is there is kept: the line comes after it
+        place = min(int(np.searchsorted(edges, bound.max, side="right")), len(edges) - 1)
+        found.append((place, f"keep up to {_short(bound.max)}"))
+    for place, label in found:
+        left = place * step < WIDTH / 2
+        text = {"text_x": place * step + (5 if left else -5), "side": "start" if left else "end"}
+        yield {"x": place * step, "label": label} | text
 
 
 def _bin(low: float, high: float, single: bool) -> str:
@@ -698,10 +820,14 @@ class Axes:
 
 def _round_values(low: float, high: float) -> list[float]:
     """From three to seven round numbers from `low` to `high`."""
-    rough = (high - low) / 5 or 1
-    power = 10.0 ** np.floor(np.log10(rough))
-    step = power * next(m for m in (1, 2, 5, 10) if m * power >= rough)
+    step = _round_step((high - low) / 5 or 1)
     return [round(float(k * step), 10) for k in np.arange(np.ceil(low / step), high / step + 1e-9)]
+
+
+def _round_step(rough: float) -> float:
+    """The least of 1, 2 and 5 times a power of ten that is not below `rough`."""
+    power = 10.0 ** np.floor(np.log10(rough))
+    return float(power * next(m for m in (1, 2, 5, 10, 20) if m * power >= rough))
 
 
 def _deviation_plot(lines: Mapping[str, NDArray[np.float64]]) -> Table:

@@ -7,9 +7,10 @@ store (`shards.images`) turns that name into one range read.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -30,6 +31,7 @@ DOCUMENT = pa.schema(
         pa.field("id", pa.string(), nullable=False),
         pa.field("parts", pa.list_(PART), nullable=False),
         ("source", pa.string()),
+        ("snapshot", pa.string()),  # the crawl or dump of the source, such as "CC-MAIN-2024-10"
         ("url", pa.string()),
         ("licence", pa.string()),
         ("language", pa.string()),
@@ -72,7 +74,7 @@ DROP = pa.schema(
         pa.field("id", pa.string(), nullable=False),
         pa.field("unit", pa.string(), nullable=False),  # "document" or "image"
         pa.field("reason", pa.string(), nullable=False),
-        ("kind", pa.string()),  # "dropped" or "error"
+        ("kind", pa.string()),  # "dropped" or "error"; "reported" of a record that was kept
         ("url", pa.string()),
         ("detail", pa.string()),  # the score that failed, the keeper of a duplicate, an error text
         ("content", pa.string()),
@@ -138,6 +140,7 @@ def document(
     parts: Sequence[Mapping[str, Any]],
     *,
     licence: str | None = None,
+    snapshot: str | None = None,
     file: str = "",
     position: int = 0,
 ) -> dict[str, Any]:
@@ -151,6 +154,7 @@ def document(
         "id": digest(source, url or "", *content),
         "parts": list(parts),
         "source": source,
+        "snapshot": snapshot,
         "url": url,
         "licence": licence,
         "language": None,
@@ -181,6 +185,35 @@ def with_column(batch: pa.Table, name: str, values: Any) -> pa.Table:
     field = batch.schema.field(name)
     column = values if isinstance(values, (pa.Array, pa.ChunkedArray)) else pa.array(values)
     return batch.set_column(batch.schema.get_field_index(name), field, column.cast(field.type))
+
+
+def with_score(batch: pa.Table, name: str, values: Iterable[float]) -> pa.Table:
+    """`batch` with score `name` of each document set; NaN takes it away, others stay."""
+    rows = batch["scores"].to_pylist()
+    scores = [
+        [(key, old) for key, old in row or [] if key != name]
+        + ([(name, float(value))] if value == value else [])
+        for row, value in zip(rows, values, strict=True)
+    ]
+    return with_column(batch, "scores", pa.array(scores, SCORES))
+
+
+def with_texts(batch: pa.Table, edit: Callable[[list[str]], list[str]]) -> pa.Table:
+    """`batch` with the texts of all text parts, end to end, replaced by what `edit` makes of them.
+
+    Shape: `edit` gives as many texts as it is given.
+    """
+    _, parts = flatten_parts(batch)
+    texts = parts.field("text")
+    edited = pa.array(edit(texts.drop_null().to_pylist()), pa.string())
+    return with_parts(batch, "text", pc.replace_with_mask(texts, texts.is_valid(), edited))
+
+
+def text_sums(batch: pa.Table, values: Any) -> Any:
+    """The sum over each document of one number for each text part; an array of [documents]."""
+    owners, parts = flatten_parts(batch)
+    owners = owners.filter(parts.field("text").is_valid())
+    return np.bincount(np.asarray(owners), values, batch.num_rows)
 
 
 def with_parts(batch: pa.Table, name: str, values: pa.Array) -> pa.Table:

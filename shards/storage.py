@@ -415,6 +415,11 @@ def read_schema(place: Location) -> pa.Schema:
     return pq.read_schema(_parquet(place))
 
 
+def open_parquet(place: Location) -> pq.ParquetFile:
+    """A Parquet file to read row groups of; raises what Arrow does if it is none."""
+    return pq.ParquetFile(_parquet(place), pre_buffer=True)
+
+
 def row_count(place: Location) -> int:
     """The number of rows of a Parquet file."""
     return int(pq.read_metadata(_parquet(place)).num_rows)
@@ -422,7 +427,7 @@ def row_count(place: Location) -> int:
 
 def read_rows(place: Location, first: int, count: int) -> pa.Table:
     """Rows `first` to `first + count` of a Parquet file, from the row groups that hold them."""
-    file = pq.ParquetFile(_parquet(place), pre_buffer=True)
+    file = open_parquet(place)
     groups, start, skipped = [], 0, 0
     for group in range(file.num_row_groups):
         size = file.metadata.row_group(group).num_rows

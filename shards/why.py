@@ -24,7 +24,7 @@ class Answer:
     stage: str
     id: str
     url: str | None
-    outcome: str  # "dropped", "error", "read", "in the shards"
+    outcome: str  # "dropped", "error", "reported", "read", "in the shards"
     reason: str | None = None
     detail: str | None = None
 

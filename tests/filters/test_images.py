@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from filters import images
+from filters.rules import reasons
 from shards import schema
 
 
@@ -34,12 +35,12 @@ def shown(**columns: list[Any]) -> pa.Table:
     ],
 )
 def test_image_side(width: int | None, height: int | None, reason: str | None) -> None:
-    assert images.image_side(shown(width=[width], height=[height])).to_pylist() == [reason]
+    assert reasons(images.image_side(shown(width=[width], height=[height]))).to_pylist() == [reason]
 
 
 def test_sides_have_limits_of_their_own_use() -> None:
     batch = shown(width=[10, 300, 30_000], height=[10, 199, 300])
-    assert images.image_side(batch, min=200, max=None).to_pylist() == [
+    assert reasons(images.image_side(batch, min=200, max=None)).to_pylist() == [
         "image_too_small",
         "image_too_small",
         None,
@@ -59,14 +60,22 @@ def test_sides_have_limits_of_their_own_use() -> None:
     ],
 )
 def test_image_aspect(width: int | None, height: int | None, reason: str | None) -> None:
-    assert images.image_aspect(shown(width=[width], height=[height])).to_pylist() == [reason]
+    assert reasons(images.image_aspect(shown(width=[width], height=[height]))).to_pylist() == [
+        reason
+    ]
 
 
 def test_image_format() -> None:
     batch = shown(format=["jpeg", "png", "webp", "gif", None])
     no = "image_format_not_kept"
-    assert images.image_format(batch).to_pylist() == [None, None, None, no, no]
-    assert images.image_format(batch, formats=["gif"]).to_pylist() == [no, no, no, None, no]
+    assert reasons(images.image_format(batch)).to_pylist() == [None, None, None, no, no]
+    assert reasons(images.image_format(batch, formats=["gif"])).to_pylist() == [
+        no,
+        no,
+        no,
+        None,
+        no,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +91,7 @@ def test_image_format() -> None:
     ],
 )
 def test_banned_words_in_a_url(url: str) -> None:
-    assert images.image_url(shown(url=[url])).to_pylist() == ["image_url_banned"]
+    assert reasons(images.image_url(shown(url=[url]))).to_pylist() == ["image_url_banned"]
 
 
 @pytest.mark.parametrize(
@@ -95,19 +104,27 @@ def test_banned_words_in_a_url(url: str) -> None:
     ],
 )
 def test_banned_words_inside_other_words(url: str) -> None:
-    assert images.image_url(shown(url=[url])).to_pylist() == [None]
+    assert reasons(images.image_url(shown(url=[url]))).to_pylist() == [None]
 
 
 def test_banned_words_are_a_threshold() -> None:
     batch = shown(url=["https://example.org/logo.png", "https://example.org/реклама_1.png"])
-    assert images.image_url(batch, banned=["Реклама"]).to_pylist() == [None, "image_url_banned"]
+    assert reasons(images.image_url(batch, banned=["Реклама"])).to_pylist() == [
+        None,
+        "image_url_banned",
+    ]
 
 
 def test_image_similarity() -> None:
     batch = shown(score=[0.15, 0.1499, None, -1.0])
     low = "image_low_similarity"
-    assert images.image_similarity(batch).to_pylist() == [None, low, "image_not_scored", low]
-    assert images.image_similarity(batch, min=None).to_pylist() == [None] * 4
+    assert reasons(images.image_similarity(batch)).to_pylist() == [
+        None,
+        low,
+        "image_not_scored",
+        low,
+    ]
+    assert reasons(images.image_similarity(batch, min=None)).to_pylist() == [None] * 4
 
 
 SIDES = st.one_of(st.none(), st.integers(0, 2**31 - 1))
@@ -127,5 +144,5 @@ IMAGES = st.fixed_dictionaries(
 def test_any_image_gives_a_column_of_reasons(rows: list[dict[str, Any]]) -> None:
     batch = pa.Table.from_pylist(rows, schema.IMAGE_PART)
     for rule in images.FILTERS.values():
-        column = rule(batch)
+        column = reasons(rule(batch))
         assert (len(column), column.type) == (len(rows), pa.string())

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from filters import pages
-from filters.text import split_words
+from filters.pages import split_words
+from filters.rules import reasons
 from shards import schema
 
 IMAGE = schema.image_part("https://example.org/a.jpg", "alternative text is not text of the page")
@@ -25,15 +26,17 @@ def page(*texts: str, images: int = 0) -> pa.Table:
     [(0, "page_too_few_images"), (1, None), (30, None), (31, "page_too_many_images")],
 )
 def test_page_images(images: int, reason: str | None) -> None:
-    assert pages.page_images(page("text", images=images)).to_pylist() == [reason]
-    assert pages.page_images(page("text", images=images), min=None, max=None).to_pylist() == [None]
+    assert reasons(pages.page_images(page("text", images=images))).to_pylist() == [reason]
+    assert reasons(
+        pages.page_images(page("text", images=images), min=None, max=None)
+    ).to_pylist() == [None]
 
 
 def test_images_are_counted_page_by_page() -> None:
     batch = pa.concat_tables([page("x", images=n) for n in (0, 2, 1, 3)])
     expected = ["page_too_few_images", None, "page_too_few_images", "page_too_many_images"]
-    assert pages.page_images(batch, min=2, max=2).to_pylist() == expected
-    assert pages.page_images(batch.slice(1, 2), min=2, max=2).to_pylist() == expected[1:3]
+    assert reasons(pages.page_images(batch, min=2, max=2)).to_pylist() == expected
+    assert reasons(pages.page_images(batch.slice(1, 2), min=2, max=2)).to_pylist() == expected[1:3]
 
 
 @pytest.mark.parametrize(
@@ -41,32 +44,33 @@ def test_images_are_counted_page_by_page() -> None:
     [(9, "page_too_few_words"), (10, None), (2000, None), (2001, "page_too_many_words")],
 )
 def test_page_words(words: int, reason: str | None) -> None:
-    assert pages.page_words(page("one -", "word " * (words - 1), images=1)).to_pylist() == [reason]
+    assert reasons(
+        pages.page_words(page("one -", "word " * (words - 1), images=1))
+    ).to_pylist() == [reason]
 
 
 def test_page_special_characters() -> None:
     # 11 of 40 characters are 27.5 %.
-    assert pages.page_special_characters(page("x" * 29 + " 1_!? 2-)…\n")).to_pylist() == [None]
-    assert pages.page_special_characters(page("x" * 28 + " 1_!? 2-)…\n")).to_pylist() == [
-        "page_special_characters"
-    ]
+    for letters, reason in ((29, None), (28, "page_special_characters")):
+        rules = pages.page_special_characters(page("x" * letters + " 1_!? 2-)…\n"))
+        assert reasons(rules).to_pylist() == [reason]
 
 
 def test_page_punctuation() -> None:
     # 3 of 100 words and marks.
-    assert pages.page_punctuation(page("it's " * 97 + ", . “")).to_pylist() == [None]
-    assert pages.page_punctuation(page("it's " * 98 + ", .")).to_pylist() == [
+    assert reasons(pages.page_punctuation(page("it's " * 97 + ", . “"))).to_pylist() == [None]
+    assert reasons(pages.page_punctuation(page("it's " * 98 + ", ."))).to_pylist() == [
         "page_too_little_punctuation"
     ]
 
 
 def test_page_stop_words() -> None:
     kept = "The cat, and it’s " + "noun " * 5  # 3 stop words of 9
-    assert pages.page_stop_words(page(kept), min=3 / 9).to_pylist() == [None]
-    assert pages.page_stop_words(page(kept)).to_pylist() == ["page_too_few_stop_words"]
-    assert pages.page_stop_words(page("The of and to in is it" + " noun" * 13)).to_pylist() == [
-        None
-    ]
+    assert reasons(pages.page_stop_words(page(kept), min=3 / 9)).to_pylist() == [None]
+    assert reasons(pages.page_stop_words(page(kept))).to_pylist() == ["page_too_few_stop_words"]
+    assert reasons(
+        pages.page_stop_words(page("The of and to in is it" + " noun" * 13))
+    ).to_pylist() == [None]
 
 
 def repetition(text: str) -> float:
@@ -83,7 +87,7 @@ def test_character_repetition_is_that_of_counted_runs(text: str) -> None:
     words = split_words(text)
     for limit, reason in ((ratio, None), (ratio - 1e-9, "page_repeated_characters")):
         column = pages.page_repetition(page(text), max_characters=limit, max_words=None)
-        assert column.to_pylist() == [reason if words else "page_no_words"]
+        assert reasons(column).to_pylist() == [reason if words else "page_no_words"]
 
 
 def test_page_repetition_limits() -> None:
@@ -93,23 +97,23 @@ def test_page_repetition_limits() -> None:
         "abcdefghij" + once[11:19] + "abcdefghij",
         "abcdefghij" + once[11:20] + "abcdefghij",
     )
-    assert pages.page_repetition(page(short)).to_pylist() == ["page_repeated_characters"]
-    assert pages.page_repetition(page(long)).to_pylist() == [None]
+    assert reasons(pages.page_repetition(page(short))).to_pylist() == ["page_repeated_characters"]
+    assert reasons(pages.page_repetition(page(long))).to_pylist() == [None]
 
 
 def test_page_word_repetition_limits() -> None:
     gram = "A b c d e "
     # Runs of five words: 2 of 10 are equal, and 2 of 9; case does not matter.
     kept, dropped = gram + "1 2 3 4 " + gram.lower(), gram + "1 2 3 " + gram.lower()
-    assert pages.page_repetition(page(kept), max_characters=None).to_pylist() == [None]
-    assert pages.page_repetition(page(dropped), max_characters=None).to_pylist() == [
+    assert reasons(pages.page_repetition(page(kept), max_characters=None)).to_pylist() == [None]
+    assert reasons(pages.page_repetition(page(dropped), max_characters=None)).to_pylist() == [
         "page_repeated_words"
     ]
 
 
 def test_a_page_without_words_gets_a_reason() -> None:
     for batch in (page(), page("", images=2), page("-- … !")):
-        assert {name: rule(batch)[0].as_py() for name, rule in pages.FILTERS.items()} == {
+        assert {name: reasons(rule(batch))[0].as_py() for name, rule in pages.FILTERS.items()} == {
             "page_images": None if batch["parts"][0].as_py()[1:] else "page_too_few_images",
             "page_words": "page_too_few_words",
             "page_special_characters": "page_no_words",
@@ -128,5 +132,5 @@ def test_any_page_gives_a_column_of_reasons(documents: list[list[str | None]]) -
         for row in documents
     )
     for rule in pages.FILTERS.values():
-        column = rule(batch)
+        column = reasons(rule(batch))
         assert (len(column), column.type) == (len(documents), pa.string())

@@ -38,10 +38,14 @@ def _committed(out: Path, parts: int) -> Path:
 def run_stage(
     stage: Stage, out: Path, inputs: Sequence[Path], lookups: Sequence[Path] = ()
 ) -> Place:
-    """Run one stage's graph, into a folder of `out`, and commit it."""
+    """Run one stage's graphs, into a folder of `out`, and commit it."""
     count = stage.parts(inputs or lookups) if stage.parts else ledger.part_count(inputs[0])
     place = Place(stage.name, out.parent, out / "out", tuple(inputs), tuple(lookups), count)
-    with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as pipeline:
+    options = PipelineOptions(["--runner=FnApiRunner"])
+    while stage.before and (graph := stage.before(place)):
+        with beam.Pipeline(options=options) as pipeline:
+            graph(pipeline)
+    with beam.Pipeline(options=options) as pipeline:
         stage.build(pipeline | beam.Create(range(count)), place)
     if stage.finish:
         stage.finish(place)

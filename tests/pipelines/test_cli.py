@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed, 2 a mistake in the command or the recipe, 130 and 
 signal (test_run.py).
 """
 
+import re
 import resource
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from shards.loader import open_shards
 from shards.storage import read_table
 from tests.pipelines.small import CONFIGS
 
-COMMANDS = ["run", "demo", "train", "status", "inspect", "why", "verify", "report"]
+COMMANDS = ["run", "demo", "train", "status", "inspect", "why", "tune", "verify", "report"]
 
 
 def mixwright(*arguments: object) -> Result:
@@ -144,7 +145,7 @@ def test_other_mistakes_name_their_mend(tmp_path: Path, recipe: Path):
     assert "not the sample (no pages.tsv)" in fails(2, "demo", "--sample", tmp_path)
 
 
-@pytest.mark.parametrize("command", ["status", "inspect", "verify", "report"])
+@pytest.mark.parametrize("command", ["status", "inspect", "tune", "verify", "report"])
 def test_a_folder_that_is_not_there_fails_with_its_name(tmp_path: Path, command: str):
     assert str(tmp_path / "none") in fails(1, command, tmp_path / "none")
 
@@ -177,6 +178,14 @@ def test_why_a_caption_was_dropped(small_run: Recipe):
     assert first.startswith(f"{row['id']}  captions/read ")
     assert last.startswith(f"{row['id']}  captions/keep ")
     assert last.endswith(f"dropped: image_low_similarity ({row['detail']})")
+
+
+def test_why_a_page_was_dropped_says_what_was_measured_and_the_bound(small_run: Recipe):
+    drops = ledger.read_drops(ledger.current(small_run.out / "text" / "filter")).to_pylist()
+    row = next(row for row in drops if row["reason"] == "gopher_too_few_words")
+    last = mixwright("why", row["url"], "--run", small_run.out).stdout.splitlines()[-1]
+    found = re.search(r"dropped: gopher_too_few_words \((\d+) < 50\)$", last)
+    assert found and int(found[1]) <= len(row["content"].split())
 
 
 def test_why_a_page_is_in_the_shards(small_run: Recipe):
@@ -248,7 +257,62 @@ def test_status_of_a_finished_run(small_run: Recipe):
     assert all(" done, " in line for line in lines)
 
 
-LOOKING = [["status", ""], ["inspect", ""], ["inspect", "shards"], ["verify", "shards"]]
+def test_tune_tells_of_every_rule_what_it_did(small_run: Recipe):
+    result = mixwright("tune", small_run.out, "text/filter")
+    assert result.exit_code == 0
+    counts = ledger.read_counts(ledger.current(small_run.out / "text" / "filter"))
+    title, heads, *rows, _ = result.stdout.splitlines()
+    kept, read = counts.kept["document"], counts.read["document"]
+    assert title.startswith(f"text/filter: {kept:,} of {read:,} (")
+    assert " ".join(heads.split()) == "rule bound measured kept first alone 5% 50% 95%"
+    first = {row.split()[0]: re.split(r"\s{2,}", row)[5] for row in rows}
+    dropped = counts.dropped["document"]
+    assert {rule: int(n) for rule, n in first.items() if n != "0"} == dropped
+    every = mixwright("tune", small_run.out).stdout
+    assert {"text/filter:", "captions/keep:", "interleaved/image_filters:"} <= set(every.split())
+
+
+def test_tune_answers_what_other_bounds_would_keep(small_run: Recipe):
+    folder = ledger.current(small_run.out / "captions" / "keep")
+    counts = ledger.read_counts(folder)
+    asked = ["tune", small_run.out, "captions/keep", "--set", "image_low_similarity=off"]
+    result = mixwright(*asked)
+    assert result.exit_code == 0
+    read, kept = counts.read["document"], counts.kept["document"]
+    lines = result.stdout.splitlines()
+    assert lines[0] == "captions/keep"
+    assert lines[1].startswith("  image_low_similarity: >= ") and lines[1].endswith(", here off")
+    whole = lines.index("documents")
+    assert lines[whole + 1].split()[2:5] == [f"{kept:,}", "of", f"{read:,}"]
+    assert lines[whole + 2].split()[3:7] == [f"{read:,}", "of", f"{read:,}", "(100.0%)"]
+    assert lines[whole + 3].split() == ["newly", "kept", f"{read - kept:,}"]
+
+
+def test_tune_finds_the_bound_that_keeps_a_share(small_run: Recipe):
+    asked = ["tune", small_run.out, "captions/keep", "--target-kept", "image_low_similarity=0.3"]
+    result = mixwright(*asked)
+    assert result.exit_code == 0
+    found = re.search(r"would be kept .* \(([\d.]+)%\)", result.stdout)
+    assert found and abs(float(found[1]) - 30) < 5
+
+
+def test_mistakes_in_tuning_name_what_there_is(small_run: Recipe):
+    said = fails(2, "tune", small_run.out, "--set", "gopher_to_few_words=3")
+    assert "no rule gopher_to_few_words; the rules are: captions/caption_filters: " in said
+    assert "gopher_too_few_words" in said
+    assert "no such stage with measures; there are" in fails(2, "tune", small_run.out, "text/x")
+    said = fails(2, "tune", small_run.out, "--set", "image_low_similarity=0")
+    assert "name one of the stages that have the rule: captions/keep, interleaved/keep" in said
+    assert "write it as RULE=VALUE" in fails(2, "tune", small_run.out, "--set", "words")
+
+
+LOOKING = [
+    ["status", ""],
+    ["inspect", ""],
+    ["tune", ""],
+    ["inspect", "shards"],
+    ["verify", "shards"],
+]
 
 
 @pytest.mark.parametrize("words", LOOKING)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -24,7 +25,7 @@ from pipelines.site import Site
 from pipelines.stage import image_count
 from shards import ledger, schema
 from shards.images import read_images
-from shards.storage import write_table
+from shards.storage import read_table, write_table
 from tests.pipelines.by_hand import kept, run_stage, source, write_stage
 from tests.pipelines.small import SAMPLE
 
@@ -165,14 +166,19 @@ def test_the_first_filter_decides_and_the_ledger_has_what_it_measured(tmp_path: 
     assert kept(place) == [[table["id"][0].as_py()]]
     rows = ledger.read_drops(place.out).select(["unit", "reason", "detail"]).to_pylist()
     assert [tuple(row.values()) for row in rows] == [
-        ("image", "image_too_small", "10x20 png, score 0.5000"),
-        ("image", "image_too_elongated", "900x100 png, score 0.5000"),
-        ("image", "image_low_similarity", "200x200 png, score 0.0312"),
-        ("image", "image_too_small", "10x400 png, score 0.0000"),
-        ("document", "image_low_similarity", "200x200 png, score 0.0312"),
-        ("document", "image_too_small", "10x400 png, score 0.0000"),
+        ("image", "image_too_small", "10 < 50, 10x20 png, score 0.5000"),
+        ("image", "image_too_elongated", "9 > 2, 900x100 png, score 0.5000"),
+        ("image", "image_low_similarity", "0.03125 < 0.1, 200x200 png, score 0.0312"),
+        ("image", "image_too_small", "10 < 50, 10x400 png, score 0.0000"),
+        ("document", "image_low_similarity", "0.03125 < 0.1, 200x200 png, score 0.0312"),
+        ("document", "image_too_small", "10 < 50, 10x400 png, score 0.0000"),
     ]
     assert ledger.read_counts(place.out).read == {"document": 3, "image": 5}
+    measures = read_table(place.out / "measures" / "part-00000.parquet")
+    assert measures["id"].to_pylist() == np.repeat(table["id"], [3, 1, 1]).tolist()
+    assert measures["image"].to_pylist() == [0, 1, 2, 0, 0]
+    assert measures["image_too_small"].to_pylist() == [10, 100, 200, 200, 10]
+    assert measures["image_too_elongated"].to_pylist() == [2, 9, 1, 1, 40], "of dropped ones too"
 
 
 def test_an_unscored_image_is_described_by_its_size_alone_and_a_part_may_be_empty(tmp_path: Path):
@@ -182,7 +188,7 @@ def test_an_unscored_image_is_described_by_its_size_alone_and_a_part_may_be_empt
     filters = [FilterSpec(name="image_side")]
     stage = image_filter_stage("web/keep", source("web/a"), source("web/b"), filters)
     place = run_stage(stage, tmp_path / "keep", inputs, [tmp_path / "got"])
-    assert ledger.read_drops(place.out)["detail"].to_pylist() == ["8x8 png", "8x8 png"]
+    assert ledger.read_drops(place.out)["detail"].to_pylist() == ["8 < 150, 8x8 png"] * 2
 
 
 NOTO = "http://pictures.mixwright.example/noto"

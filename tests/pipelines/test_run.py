@@ -112,7 +112,6 @@ def test_changed_code_runs_the_stages_whose_rules_import_it(
     assert {name for name, reason in why.items() if "code" in reason} == {
         "captions/dedupe",
         "interleaved/dedupe",
-        "interleaved/image_copies",
         "text/dedupe",
     }
     assert "captions/score" in why

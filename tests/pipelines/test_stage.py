@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.config import FilterSpec
-from pipelines.stage import Place, filter_stage, image_count, scatter
-from shards import ledger, schema
+from pipelines.stage import Place, filter_stage, image_count, judge, scatter
+from shards import ledger, measures, schema
+from shards.storage import read_table
 from tests.pipelines.by_hand import kept, run_stage, source, write_stage
 
 GOOD = "A cat on a mat."
@@ -45,6 +46,49 @@ def test_the_reason_is_that_of_the_first_filter_that_drops(tmp_path: Path):
             zip(["Cat.", "A a a"], reasons, strict=True)
         )
         assert len(drops) == 2  # one row a document, however many filters would drop it
+
+
+def test_a_verdict_names_the_measure_and_the_bound_that_it_broke():
+    documents = captions("Cat.", GOOD, "A a a")
+    verdicts = judge(documents, [WORDS, FilterSpec(name="caption_url"), CHARACTERS])
+    assert verdicts["id"] == documents["id"]
+    assert verdicts["reason"].to_pylist() == [
+        "caption_too_few_words",
+        None,
+        "caption_too_few_characters",
+    ]
+    assert verdicts["detail"].to_pylist() == ["1 < 3", None, "5 < 8"]
+    flagged = judge(captions("http://a.example/"), [FilterSpec(name="caption_url")])
+    assert (flagged["reason"].to_pylist(), flagged["detail"].to_pylist()) == (
+        ["caption_url"],
+        [None],
+    )
+
+
+def test_what_is_dropped_is_measured_no_further_unless_all_is():
+    documents = captions("Cat.", GOOD)
+    few = judge(documents, [WORDS, CHARACTERS])
+    assert few["caption_too_few_words"].to_pylist() == [1, 5]
+    assert few["caption_too_few_characters"].to_pylist() == [None, 15]
+    every = judge(documents, [WORDS, CHARACTERS], measure_all=True)
+    assert every["caption_too_few_characters"].to_pylist() == [4, 15]
+    assert every["reason"] == few["reason"]
+
+
+def test_measures_are_kept_beside_the_documents_with_their_bounds(tmp_path: Path):
+    place = run(tmp_path, [WORDS, CHARACTERS], captions("Cat.", GOOD))
+    table = read_table(place.out / "measures" / "part-00000.parquet")
+    assert table["id"].to_pylist() == captions("Cat.", GOOD)["id"].to_pylist()
+    assert table["caption_too_few_words"].to_pylist() == [1, 5]
+    bounds = {bound.rule: (bound.min, bound.max) for bound in measures.bounds(place.out)}
+    assert bounds == {
+        "caption_too_few_words": (3, None),
+        "caption_too_many_words": (None, None),
+        "caption_too_few_characters": (8, None),
+        "caption_too_many_characters": (None, None),
+    }
+    drops = ledger.read_drops(place.out).to_pylist()
+    assert [row["detail"] for row in drops] == ["1 < 3"]
 
 
 def test_without_filters_everything_is_kept(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 import json
 import subprocess
 import sys
@@ -16,10 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from shards import images, ledger, report, schema, statistics, storage
+from shards import images, ledger, measures, report, schema, statistics, storage
 from tests.shards.browser import visit
 from tests.shards.conftest import WEIGHTS, Mixture
 from tests.shards.stages import finish, folder_of
+from tests.shards.test_measures import LOREM, SHARE, WORDS, write_measures
 
 EVIL = '"><script>alert("x")</script><img src=x onerror=alert(1)>'
 EVIL_URLS = ["javascript:alert(1)", "data:text/html,<script>alert(2)</script>", "//evil.example/"]
@@ -187,7 +189,61 @@ def test_the_same_run_gives_the_same_bytes(run: Path) -> None:
 def test_a_threshold_is_marked_over_the_scores_before_it(run: Path) -> None:
     page = Page(report.write_report(run))
     assert "keep from 0.15" in page.text
-    assert "captions: 5 values, median 0.2" in page.labels()
+    assert "captions: 5 values, median 0.2, keep from 0.15" in page.labels()
+
+
+BOTH = pa.field(EVIL, pa.float32(), metadata={"min": "-1.0", "max": "2.0"})
+FREE = pa.field("lines_removed", pa.float32(), metadata={})
+
+
+def test_what_rules_measured_is_drawn_with_its_bounds(run: Path) -> None:
+    rows = [[10.0 * i, float(i == 3), i / 20, 0.5 * i - 3, 1 / (i + 1)] for i in range(11)]
+    rows += [[9000.0, None, None, None, None], [5.0, 0.0, 0.0, np.inf, np.nan]]
+    columns = [WORDS, LOREM, SHARE, BOTH, FREE]
+    write_measures(run, "text/filter", columns, rows[:4], rows[4:])
+    page = Page(report.write_report(run))
+    labels = [label for label in page.labels() if "measured" in label]
+    assert labels == [
+        "too_few_words: 13 measured, median 50, 6 dropped, keep from 50",
+        "too_repetitive: 12 measured, median 0.2, 4 dropped, keep up to 0.3",
+        f"{EVIL}: 12 measured, median -0.5, 0 dropped, keep from -1, keep up to 2",
+        "lines_removed: 12 measured, median 0.167",
+    ]
+    text = " ".join(page.text.split())
+    assert "text/filter: 13 documents, 5 rules" in text
+    assert "lorem_ipsum: 1 of 12" in text
+    assert ("a", {"href": "#measures"}) in page.tags
+    bars = [attrs["class"] for tag, attrs in page.tags if tag == "rect" and "class" in attrs]
+    assert {"bar", "bar out"} <= set(bars)
+
+
+def test_a_run_that_measured_nothing_has_no_section_of_it(run: Path) -> None:
+    assert "What rules measured" not in Page(report.write_report(run)).text
+
+
+values = st.floats(-(2.0**40), 2.0**40, width=32) | st.integers(0, 10**6).map(np.float32)
+
+
+@given(
+    st.lists(values, min_size=1), st.none() | st.floats(0, 1) | st.integers(0, 99), st.booleans()
+)
+def test_bins_part_what_is_kept_from_what_is_not(
+    measured: list[float], limit: float | None, least: bool
+) -> None:
+    near = [] if limit is None else [limit, limit + 1, limit * 1.001, limit * 0.999]
+    measured = [*measured, *near]
+    found = measures.Distribution()
+    found.add(np.array(measured, np.float32))
+    distinct, counts = found.counts()
+    exact = None if limit is None else float(measures.rounded(np.array([limit], np.float32))[0])
+    bound = measures.Bound("x", **{"min" if least else "max": exact})
+    edges = report.measure_edges(distinct, counts, bound)
+    assert np.all(np.diff(edges) > 0)
+    assert len(edges) < 200
+    heights = np.histogram(distinct, edges, weights=counts)[0]
+    assert heights.sum() == len(measured)
+    out = [report._is_out(low, high, bound) for low, high in itertools.pairwise(edges.tolist())]
+    assert heights[out].sum() == counts[bound.broken(distinct)].sum()
 
 
 def test_the_first_sequence_of_each_corpus_is_shown_whole(run: Path, mixture: Mixture) -> None:

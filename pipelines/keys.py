@@ -1,0 +1,130 @@
+"""What makes two documents duplicates: a key of each kind that a recipe names, as 64 bits.
+
+A part's keys are kept beside its documents, so that they are worked out once, and so that another
+corpus can be deduped against this one without reading its text.
+"""
+
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from filters import minhash
+from pipelines.config import Dedupe, Near
+from shards import schema
+
+NO_KEY = minhash.NO_KEY  # of a document that has nothing to compare
+NEAR = "near_duplicate"
+
+RECORD = pa.schema(
+    [
+        ("id", pa.string()),
+        ("rank", pa.int64()),  # of duplicates the one with the smallest is kept
+        ("keys", pa.list_(pa.uint64())),  # as many for every document, NO_KEY for what is not there
+    ]
+)
+
+Keys = NDArray[np.uint64]
+
+
+def reasons(options: Dedupe) -> list[str]:
+    """The kinds of keys, in the recipe's order."""
+    return [f"duplicate_{kind}" for kind in options.exact] + [NEAR] * (options.near is not None)
+
+
+def kinds(options: Dedupe) -> NDArray[np.int8]:
+    """Of each column of keys, which of the `reasons` it stands for."""
+    bands = options.near.banding[0] if options.near else 0
+    near = [len(options.exact)] * bands
+    return np.array([*range(len(options.exact)), *near], np.int8)
+
+
+def records(documents: pa.Table, options: Dedupe) -> pa.Table:
+    """A row of `RECORD` for every document."""
+    texts = schema.texts(documents)
+    keys = document_keys(documents, texts, options)
+    offsets = np.arange(documents.num_rows + 1, dtype=np.int32) * keys.shape[1]
+    lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(keys.reshape(-1)))
+    columns = [documents["id"], pa.array(ranks(documents, texts)), lists]
+    return pa.table(columns, schema=RECORD)
+
+
+def ranks(documents: pa.Table, texts: list[str]) -> NDArray[np.int64]:
+    """Smaller is better: by the quality score in millionths, 0 without one, then by length."""
+    scores = [dict(row or []).get("quality", 0.0) for row in documents["scores"].to_pylist()]
+    quality = np.rint(np.clip(np.array(scores), -1000, 1000) * 1e6).astype(np.int64)
+    lengths = np.array([len(text) for text in texts], np.int64)
+    ranks: NDArray[np.int64] = -(quality * (1 << 32) + lengths)
+    return ranks
+
+
+def matrix(table: pa.Table) -> Keys:
+    """The keys of records, of shape [records, kinds of keys]."""
+    lists = table["keys"].combine_chunks()
+    values = np.asarray(lists.flatten(), np.uint64)
+    return values.reshape(table.num_rows, len(values) // max(1, table.num_rows))
+
+
+def document_keys(documents: pa.Table, texts: list[str], options: Dedupe) -> Keys:
+    """Every key of every document, of shape [documents, kinds of keys]; `NO_KEY` for none."""
+    within = scopes(documents, options.scope)
+    columns = [
+        _hashed(kind, within, exact_values(documents, texts, kind))[:, None]
+        for kind in options.exact
+    ]
+    if options.near:
+        columns.append(_banded(documents, texts, options.near, options.scope))
+    return np.concatenate([np.zeros((len(texts), 0), np.uint64), *columns], axis=1)
+
+
+def scopes(documents: pa.Table, scope: str | None) -> list[str]:
+    """What documents have to have in common to be compared at all."""
+    if scope is None:
+        return [""] * documents.num_rows
+    if scope == "host":
+        return [urlsplit(url or "").hostname or "" for url in documents["url"].to_pylist()]
+    return [value or "" for value in documents[scope].to_pylist()]
+
+
+def salts(documents: pa.Table, scope: str) -> Keys:
+    """A hash of each document's scope, to be mixed into its keys."""
+    found = scopes(documents, scope)
+    known = {each: int(schema.digest("scope", each)[:16], 16) for each in set(found)}
+    return np.array([known[each] for each in found], np.uint64)
+
+
+def exact_values(documents: pa.Table, texts: list[str], kind: str) -> Sequence[str | None]:
+    """What of each document has to be equal, null where it has nothing to compare."""
+    if kind == "url":
+        return [url or None for url in documents["url"].to_pylist()]
+    images = [
+        [part["image"] for part in parts if part["image"]]
+        for parts in documents["parts"].to_pylist()
+    ]
+    if kind == "image":
+        return [shown[0] if shown else None for shown in images]
+    keys = minhash.content_keys(texts)
+    return [
+        schema.digest(key, *shown) if text.strip() or shown else None
+        for text, key, shown in zip(texts, keys, images, strict=True)
+    ]
+
+
+def _hashed(kind: str, within: Sequence[str], values: Sequence[str | None]) -> Keys:
+    """64 bits of each value: of a billion documents, about one in forty runs would confuse two."""
+    keys = [
+        NO_KEY if value is None else int(schema.digest(kind, scope, value)[:16], 16) or 1
+        for scope, value in zip(within, values, strict=True)
+    ]
+    return np.array(keys, np.uint64)
+
+
+def _banded(documents: pa.Table, texts: list[str], near: Near, scope: str | None) -> Keys:
+    bands, rows = near.banding
+    keys = minhash.band_keys(texts, ngram=near.ngram, bands=bands, rows=rows, seed=near.seed)
+    if scope is None:
+        return keys
+    within = salts(documents, scope)
+    return np.where(keys == NO_KEY, keys, np.maximum(keys ^ within[:, None], 1))
