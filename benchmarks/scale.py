@@ -57,7 +57,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from pipelines import dedupe, images, mix
+from pipelines import clusters, dedupe, images, mix, near
 from pipelines.coders import TableCoder
 from pipelines.config import Near, Recipe, load_recipe
 from pipelines.crawl import Response, open_warc, write_response
@@ -487,11 +487,16 @@ Shuffle = tuple[pa.Schema, float]  # the columns and number of the pieces that g
 def shuffles(stage: str, documents: float, part: int, lost: float, keys: int) -> list[Shuffle]:
     """The pieces that a stage sends when `documents` reach it in parts of `part`.
 
-    `lost` documents of it are duplicates, each in `keys` keys at most.
+    `lost` documents of it are duplicates, each in `keys` keys at most, and settle in one round.
     """
     parts = ceil(documents / part)
+    partitions = min(parts, MOST_PARTITIONS)
+    if stage == "text/dedupe":
+        of_lost = partitions * occupied(partitions, 2 * lost / partitions)
+        keyed = (near.KEY, parts * occupied(partitions, part * keys))
+        linked = [(columns, of_lost) for columns in (near.LINK, near.MEMBER, near.CANDIDATE)]
+        return [keyed, *linked, (clusters.EDGE, 2 * of_lost), (near.CANDIDATE, float(parts))]
     if stage.endswith("/dedupe"):
-        partitions = min(parts, MOST_PARTITIONS)
         back = partitions * occupied(parts, lost * keys / partitions)
         out = parts * occupied(partitions, part * keys)
         return [(dedupe.LOSER, out + back + 2 * parts)]

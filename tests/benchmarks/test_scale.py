@@ -41,9 +41,12 @@ def test_a_speed_up_counts_neither_start_up_nor_jobs_that_are_mostly_start_up() 
 
 
 def test_a_shuffle_has_no_more_pieces_than_parts_times_partitions() -> None:
-    ((_, pieces),) = shuffles("text/dedupe", 1e9, 10_000, lost=0, keys=15)
+    ((_, pieces),) = shuffles("captions/dedupe", 1e9, 10_000, lost=0, keys=15)
+    (_, keyed), *others = shuffles("text/dedupe", 1e9, 10_000, lost=0, keys=15)
 
     assert pieces == pytest.approx(1e5 * 4096 + 2 * 1e5)  # and two a part that pass through
+    assert keyed == pytest.approx(1e5 * 4096)
+    assert sum(count for _, count in others) == 1e5  # nothing is linked; each part hears of it
     assert shuffles("text/filters", 1e9, 10_000, lost=0, keys=1) == []
 
 
