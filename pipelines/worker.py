@@ -25,6 +25,7 @@ def main() -> None:
     given, _ = parser.parse_known_args()
     # The pool reads nothing of what its workers print, and a full pipe would stop them.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    sys.path.insert(0, "")  # as Beam's own workers have it: code in the pool's folder is found
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     sys.exit(watch(given.id, given.control_endpoint))
 

@@ -18,11 +18,14 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_its_recipe_is_valid_and_so_is_its_section_for_a_cluster(tmp_path: Path):
-    recipe, section = blocks("yaml")
+def test_its_recipe_is_valid_and_so_are_its_sections_for_text_and_a_cluster(tmp_path: Path):
+    recipe, text, section = blocks("yaml")
     path = tmp_path / "pairs.yaml"
     path.write_text(recipe)
     assert load_recipe(path).corpora.captions is not None
+    rest = {"name": "prose", "out": "runs/prose", "mix": {"weights": {"text": 1}}}
+    path.write_text(yaml.safe_dump(yaml.safe_load(text) | rest))
+    assert load_recipe(path).corpora.text is not None
     path.write_text(yaml.safe_dump(yaml.safe_load(recipe) | yaml.safe_load(section)))
     assert load_recipe(path).runner.engine == "spark"
 

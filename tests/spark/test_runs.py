@@ -79,7 +79,7 @@ def test_workers_in_the_submitting_process_write_the_same_bytes(
     recipe = on_spark(spark, tmp_path, small_input, site, environment="loopback")
     ran = run_quietly(recipe)
     assert digests(recipe) == digests(small_run)
-    assert ran == [name for name, _ in ledger.stage_folders(small_run.out)]
+    assert sorted(ran) == sorted(name for name, _ in ledger.stage_folders(small_run.out))
 
 
 def test_workers_of_a_pool_of_which_one_is_killed_write_the_same_bytes(
