@@ -10,8 +10,8 @@ from functools import lru_cache
 from html import unescape
 from itertools import accumulate
 
-# Of elements, written out: attribute values hold no ">" and texts no "<" (both are escaped).
-TAG = re.compile(r"<(/?[a-zA-Z][^\s>]*)([^>]*)>([^<]*)")
+INSTRUCTION = re.compile(r"<\?[^>]*>")
+TAG = re.compile(r"<([^>]*)>")
 CLASS = re.compile(r' class="([^"]*)"')
 
 
@@ -33,9 +33,8 @@ VOID = words(
     "param"
 )
 # What a tag does to the text, where it does not end a block: those that have a closing tag first.
-INLINE_OPEN, LINK_OPEN, HIDDEN, INLINE_CLOSE, LINK_CLOSE, BREAK, EMPTY = range(7)
-SPENT = (INLINE_CLOSE, EMPTY)
-DEPTHS = (1, 1, 1, -1, -1, 0, 0)
+INLINE_OPEN, LINK_OPEN, HIDDEN, LINK_CLOSE, BREAK, INLINE_CLOSE, EMPTY = range(7)
+DEPTHS = (1, 1, 1, -1, 0, -1, 0)
 KINDS = (
     dict.fromkeys(INLINE, INLINE_OPEN)
     | {f"/{tag}": INLINE_CLOSE for tag in INLINE}
@@ -107,7 +106,8 @@ def read_blocks(html: str) -> Blocks:
     One loop, since a call for each tag would cost as much as the rest of the extraction.
     """
     page = Blocks()
-    texts, tags, parents, lasts = page.texts, page.tags, page.parents, page.last
+    texts, tags, said, parents = page.texts, page.tags, page.attributes, page.parents
+    firsts, lasts = page.first, page.last
     gaps, links, counts, owners = page.gaps, page.links, page.counts, page.owners
     run: list[str] = []
     linked = count = pre = skip = 0
@@ -127,9 +127,14 @@ def read_blocks(html: str) -> Blocks:
             gap = 0
         linked = count = 0
 
-    kinds = KINDS
-    for tag, attributes, text in TAG.findall(_uncommented(html)):
-        kind = kinds.get(tag)
+    kinds, around = KINDS, GAPS
+    pieces = _pieces(html)
+    for tag, text in zip(pieces[1::2], pieces[2::2], strict=False):
+        kind, attributes = kinds.get(tag), ""
+        if kind is None and " " in tag:
+            end = tag.index(" ")
+            tag, attributes = tag[:end], tag[end:]
+            kind = kinds.get(tag)
         if skip:
             skip += (-1 if tag[0] == "/" else 1) if kind is None else DEPTHS[kind]
             if skip:
@@ -141,8 +146,8 @@ def read_blocks(html: str) -> Blocks:
                 parents.append(node)
                 node = len(tags)
                 tags.append(tag)
-                page.attributes.append(attributes)
-                page.first.append(len(texts))
+                said.append(attributes)
+                firsts.append(len(texts))
                 lasts.append(0)
                 pre += tag == "pre"
             elif node >= 0:
@@ -151,16 +156,16 @@ def read_blocks(html: str) -> Blocks:
                 node = parents[node]
                 pre -= tag == "pre"
             if gap < 2:
-                gap = max(gap, GAPS.get(tag, 2))
-        elif kind in SPENT:
+                gap = around.get(tag, 2) or gap
+        elif kind >= INLINE_CLOSE:
             pass
         elif kind == LINK_CLOSE:
             inside = False
         elif kind == BREAK:
             if run:
                 flush()
-            gap = min(gap + 1, 2)
-        elif kind == HIDDEN or ("class=" in attributes and _is_decoration(attributes)):
+            gap = gap + 1 if gap < 2 else 2
+        elif kind == HIDDEN or (attributes and _is_decoration(attributes)):
             skip = 1
             continue
         elif kind == LINK_OPEN and "href=" in attributes:
@@ -175,15 +180,23 @@ def read_blocks(html: str) -> Blocks:
     return _summed(page)
 
 
-def _uncommented(html: str) -> str:
-    if "<!--" not in html:
-        return html
-    before, *rest = html.split("<!--")
-    return before + "".join(piece.partition("-->")[2] for piece in rest)
+def _pieces(html: str) -> list[str]:
+    """The texts and the insides of the tags of elements, written out, in turn.
+
+    Attribute values and texts hold no "<" and ">": they are escaped. Broken names may hold "<".
+    """
+    if "<!--" in html:
+        before, *rest = html.split("<!--")
+        html = before + "".join(piece.partition("-->")[2] for piece in rest)
+    if "<?" in html:
+        html = INSTRUCTION.sub("", html)
+    if html.count("<") != html.count(">"):
+        html = TAG.sub(lambda tag: f"<{tag[1].replace('<', '?')}>", html)
+    return html.replace("<", ">").split(">")
 
 
 def _is_decoration(attributes: str) -> bool:
-    match = CLASS.search(attributes)
+    match = CLASS.search(attributes) if "class=" in attributes else None
     return match is not None and _decorates(match[1][:200])
 
 
@@ -205,9 +218,11 @@ def _summed(page: Blocks) -> Blocks:
 def _mass(text: str, linked: int, tag: str) -> int:
     """Bytes outside links of a block that is a paragraph, else 0; code weighs little."""
     length = len(text)
+    if length * 4 < PARAGRAPH or linked >= length * LINK_DENSITY:
+        return 0
     size = length if text.isascii() else len(text.encode())
     free = size * (length - linked) // length
-    if free < PARAGRAPH or linked >= length * LINK_DENSITY or tag in HEADINGS:
+    if free < PARAGRAPH or tag in HEADINGS:
         return 0
     if size < HEADLINES and text[-1] not in ENDS and tag not in ITEMS:
         return 0

@@ -251,7 +251,7 @@ def _mixwright(tree: HTMLTree, url: str | None) -> str:
     found = select(tree, TELLING)
     article = _article(tree, found)
     if article is None:
-        _shed(found, len(body.text or ""))
+        _shed([e for e in found if e.tag in SHED], body)
         article = body
     page = read_blocks(article.html)
     return _joined(page, _kept(page, tree.title or ""))
@@ -269,14 +269,20 @@ def _article(tree: HTMLTree, found: Iterable[ElementNode]) -> ElementNode | None
             claims.setdefault(rank, []).append(element)
     if not claims:
         return None
-    total = sum(_paragraphs(select(tree, "p")))
     for rank in sorted(claims, reverse=True):
         held = [(sum(_paragraphs(e.query_selector_all("p")[:])), e) for e in claims[rank][:CLAIMS]]
         mass, element = max(held, key=lambda pair: pair[0])
         rivals = [e for other, e in held if other >= mass / 5 and not _nested(e, element)]
-        if mass >= SEVERAL * PARAGRAPH and not rivals and mass >= SHARES[rank] * total:
+        if mass >= SEVERAL * PARAGRAPH and not rivals and _is_share(mass, SHARES[rank], tree):
             return element
     return None
+
+
+def _is_share(mass: int, share: float, tree: HTMLTree) -> bool:
+    """Whether the page's paragraphs are no more than `mass` is said to be the share of."""
+    # All its text is asked for first: one call, while that for paragraphs is one for each.
+    whole = len(tree.body.text or "") if tree.body else 0
+    return mass >= share * whole or mass >= share * sum(_paragraphs(select(tree, "p")))
 
 
 def _nested(one: ElementNode, other: ElementNode) -> bool:
@@ -295,10 +301,11 @@ def _paragraphs(elements: Sequence[ElementNode]) -> Iterator[int]:
     return (length for length in lengths if length >= PARAGRAPH)
 
 
-def _shed(found: Iterable[ElementNode], total: int) -> None:
+def _shed(furniture: Sequence[ElementNode], body: ElementNode) -> None:
     """Takes furniture out of the tree that need not be read to be known as such."""
-    for element in found:
-        if element.tag in SHED and len(element.text or "") * 5 < total:
+    total = len(body.text or "") if furniture else 0
+    for element in furniture:
+        if len(element.text or "") * 5 < total:
             element.decompose()
 
 
@@ -322,9 +329,12 @@ def _kept(page: Blocks, title: str) -> list[int]:
 def _without_teasers(page: Blocks, lines: Sequence[int], kinds: Sequence[str]) -> Blocks:
     """`page` with no mass in the kinds of boxes that stand at links."""
     tally = _tally(page, lines, kinds)
+    teasing = {kind for kind, t in tally.items() if t.mass and t.density >= TEASING}
+    if not teasing:
+        return page
     masses = list(page.masses)
     for i in lines:
-        if tally[kinds[i]].density >= TEASING:
+        if kinds[i] in teasing:
             masses[i] = 0
     if not any(masses):
         return page
@@ -388,12 +398,13 @@ class _Tally:
 
 
 def _tally(page: Blocks, kept: Sequence[int], kinds: Sequence[str]) -> dict[str, _Tally]:
-    tallies: dict[str, _Tally] = {}
+    tallies = {kind: _Tally() for kind in dict.fromkeys(kinds[i] for i in kept)}
+    texts, links, masses = page.texts, page.links, page.masses
     for i in kept:
-        tally = tallies.setdefault(kinds[i], _Tally())
-        tally.mass += page.masses[i]
-        tally.size += len(page.texts[i])
-        tally.linked += page.links[i]
+        tally = tallies[kinds[i]]
+        tally.mass += masses[i]
+        tally.size += len(texts[i])
+        tally.linked += links[i]
     return tallies
 
 
@@ -413,7 +424,7 @@ def _kinds(page: Blocks) -> list[str]:
     boxes: list[str] = []
     for tag, attributes, parent in zip(page.tags, page.attributes, page.parents, strict=True):
         if tag in BOXES or parent < 0:
-            match = CLASS.search(attributes)
+            match = CLASS.search(attributes) if attributes else None
             boxes.append(f"{tag} {_undigited(match[1][:200])}" if match else tag)
         else:
             boxes.append(boxes[parent])
@@ -521,10 +532,11 @@ def _named_container(page: Blocks) -> int:
     """The element that says it is the article, the body if none does that holds enough."""
     claims: dict[int, list[int]] = {}
     least = max(1, page.mass[-1] // 20)
-    for node, attributes in enumerate(page.attributes):
-        if page.held(node) < least:
+    mass = page.mass
+    for node, (first, last) in enumerate(zip(page.first, page.last, strict=True)):
+        if mass[last] - mass[first] < least:
             continue
-        rank = _claim(page.tags[node], attributes)
+        rank = _claim(page.tags[node], page.attributes[node])
         if rank:
             claims.setdefault(rank, []).append(node)
     for rank in sorted(claims, reverse=True):

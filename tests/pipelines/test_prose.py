@@ -323,3 +323,9 @@ def test_a_folder_of_pages_of_ones_own_is_read(tmp_path: Path):
     (tmp_path / "a.txt").write_text(TEXT)
     (sample,) = samples(tmp_path)
     assert sample.html == STORY.encode() and sample.text == TEXT
+
+
+def test_text_behind_a_processing_instruction_stays() -> None:
+    words = "The harbour was rebuilt after the storm, and the ships return to it every summer."
+    page = f"<html><body><article><p>{words} <?x-space 2p?>{words}</p></article></body></html>"
+    assert main_text(page) == f"{words} {words}"
