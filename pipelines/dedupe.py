@@ -24,7 +24,6 @@ from pipelines import keys, near
 from pipelines.config import Dedupe
 from pipelines.images import drop_images
 from pipelines.stage import (
-    MOST_PARTITIONS,  # noqa: F401
     Part,
     Pieces,
     Place,

@@ -17,13 +17,13 @@ import pyarrow.compute as pc
 from pipelines.config import Download, FilterSpec
 from pipelines.fetch import Fetched, FetchOptions, fetch_all
 from pipelines.stage import (
-    MOST_PARTITIONS,
     Part,
     Pieces,
     Place,
     Stage,
     by_part,
     judge,
+    partitions,
     scatter,
     write_documents,
 )
@@ -128,8 +128,7 @@ def download(parts: Any, place: Place, options: Download) -> Any:
     """
     results = (
         parts
-        | "ask"
-        >> beam.FlatMap(_requests, place, options.partitions or min(place.parts, MOST_PARTITIONS))
+        | "ask" >> beam.FlatMap(_requests, place, options.partitions or partitions(place))
         | "by host" >> beam.GroupByKey()
         | "fetch" >> beam.FlatMap(_fetch_partition, place, options)
     )
@@ -140,10 +139,10 @@ def _host(url: str) -> str:
     return url.split("/", 3)[2].lower() if url.count("/") >= 2 else url
 
 
-def _requests(part: int, place: Place, partitions: int) -> Pieces:
+def _requests(part: int, place: Place, count: int) -> Pieces:
     _, parts = schema.flatten_parts(place.read(part))
     urls = pc.unique(parts.field("url").drop_null())
-    hosts = [int(schema.digest(_host(url))[:8], 16) % partitions for url in urls.to_pylist()]
+    hosts = [int(schema.digest(_host(url))[:8], 16) % count for url in urls.to_pylist()]
     columns = [urls, pa.array([part] * len(urls), pa.int32())]
     return place.sent(scatter(pa.table(columns, schema=REQUEST), hosts))
 

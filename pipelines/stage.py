@@ -165,16 +165,16 @@ def image_count(documents: pa.Table) -> int:
 Work = Callable[[pa.Table, int], Part]
 
 
-def map_parts(parts: Any, place: Place, work: Work, *, images: bool = False) -> Any:
+def map_parts(parts: Any, place: Place, work: Work) -> Any:
     """Write `work(documents, part)` for every part."""
-    return parts | "work" >> beam.Map(_map_part, place, work, images)
+    return parts | "work" >> beam.Map(_map_part, place, work)
 
 
-def _map_part(part: int, place: Place, work: Work, images: bool) -> int:
+def _map_part(part: int, place: Place, work: Work) -> int:
     with place.clock():
         if not place.has(part):
             documents = place.read(part)
-            write_documents(place, part, documents, work(documents, part), images=images)
+            write_documents(place, part, documents, work(documents, part))
     return part
 
 
