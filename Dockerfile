@@ -18,7 +18,7 @@ COPY --from=beam /opt/apache/beam /opt/apache/beam
 
 WORKDIR /opt/mixwright
 COPY requirements.txt .
-RUN pip install --no-cache-dir --require-hashes -r requirements.txt
+RUN pip install --no-cache-dir --require-hashes --no-deps -r requirements.txt
 COPY . .
 RUN pip install --no-cache-dir --no-deps --no-build-isolation .
 

@@ -54,6 +54,6 @@ clean: ## remove runs and caches, not .venv
 
 .venv/installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --require-hashes -r requirements.txt
+	$(BIN)/pip install --quiet --require-hashes --no-deps -r requirements.txt # all of them are there
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@

@@ -193,17 +193,23 @@ def _bounded(record: Record, max_bytes: int) -> Record:
 
 
 def _fields(file: pq.ParquetFile, group: int, columns: Columns) -> dict[str, list[Any]]:
-    """The wanted fields of a row group, a value a row; texts are bytes that may be no UTF-8."""
+    """The wanted fields of a row group, a value a row; texts are bytes that may be no UTF-8.
+
+    Raises ValueError where the group does not hold a value for each of its rows.
+    """
     wanted = _wanted(columns)
     paths = {path for each in wanted.values() for path in each}
     known = set(file.schema_arrow.names)
     needed = known & (paths | {path.partition(".")[0] for path in paths})
     table = file.read_row_group(group, columns=sorted(needed))
+    count = file.metadata.row_group(group).num_rows
     found = {}
     for name, places in wanted.items():
         values = [_values_at(table, path) for path in places]
-        rows = zip(*values, strict=True) if values else [()] * table.num_rows
+        rows = zip(*values, strict=True) if values else [()] * count
         found[name] = [next((v for v in row if v is not None), None) for row in rows]
+        if len(found[name]) != count:  # a damaged page may hold fewer values than it should
+            raise ValueError(f"{len(found[name])} values of {name} for {count} rows")
     return found
 
 
