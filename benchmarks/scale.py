@@ -12,7 +12,7 @@ Documents are recombined from real ones, half of them captioned pictures and hal
 
 A size runs in four jobs on each engine with one and with two workers (Spark: executors of one
 core, with a pool of Python processes): `text` (extract to dedupe), `captions` (read to dedupe),
-`score` (CLIP alone, as `--only captions/score`) and `mix` (the threshold, packing, shards).
+`score` (CLIP alone, as `--only captions/clip`) and `mix` (the threshold, packing, shards).
 
 Start-up is measured by jobs of one element a worker: a bare one, one whose workers load what the
 text job loads, and one that loads the image-text model. What a speed-up compares is the wall time
@@ -81,7 +81,7 @@ VIRTUAL = 32  # hosts that each host of pictures is known by, so that downloads 
 PARAGRAPHS = 8, 16  # of a page; with the sample's they make about the 500 words of a web page
 LONG = 200  # characters from which a paragraph is taken for prose
 
-JOBS = {"text": "text/dedupe", "captions": "captions/dedupe", "score": "captions/score", "mix": ""}
+JOBS = {"text": "text/dedupe", "captions": "captions/dedupe", "score": "captions/clip", "mix": ""}
 STARTED = ("text", "score")  # the jobs whose start-up is measured, by what their workers load
 
 TARGET = 10**9
@@ -249,8 +249,9 @@ def write_recipe(path: Path, given: Path, out: Path, part: int, runner: Figures)
     tree: Figures = yaml.safe_load(DEMO.read_text())
     captions, text = tree["corpora"]["captions"], tree["corpora"]["text"]
     captions["read"] = {"files": [str(given / "captions.parquet")], "rows_per_part": part}
-    captions["dedupe"] = {"exact": ["content"]}
-    captions["keep"] = [{"image_similarity": {"min": -1.0}}]
+    *_, unique, _, threshold = captions["steps"]
+    unique["dedupe"] = {"exact": ["content"]}
+    threshold["filter_images"] = [{"image_similarity": {"min": -1.0}}]
     text["read"]["files"] = [str(given / "text" / "*.warc.gz")]
     tree |= {"out": str(out), "runner": runner, "corpora": {"captions": captions, "text": text}}
     tree["download"] = {"per_host_rate": 1e6, "per_host_concurrency": 16}

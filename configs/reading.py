@@ -1,7 +1,7 @@
 """Recipes: YAML read into pydantic models, with errors that name the key and what is allowed."""
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -52,28 +52,50 @@ def read_yaml(path: str | Location) -> dict[str, Any]:
 
 
 def set_key(tree: dict[str, Any], assignment: str) -> None:
-    """Apply one `a.b.c=value` to a recipe's tree; the value is read as YAML."""
+    """Apply one `a.b.c=value` to a recipe's tree; the value is read as YAML.
+
+    Of a list of steps or filters a name stands for the entry of that name: `steps.clip.model`, and
+    `steps.filter_images-2` for the second one.
+    """
     key, separator, value = assignment.partition("=")
     if not separator or not key:
         raise ConfigError(f"--set {assignment}: write it as key=value, such as mix.seq_len=2048")
     *parents, last = key.split(".")
+    section: Any = tree
     for name in parents:
-        child = tree.setdefault(name, {})
-        if not isinstance(child, dict):
+        holder, at = _entry(section, name, assignment)
+        section = holder[at] = {} if holder.get(at) is None else holder[at]
+        if not isinstance(section, dict | list):
             raise ConfigError(f"--set {assignment}: {name} is not a section")
-        tree = child
-    tree[last] = yaml.safe_load(value)
+    holder, at = _entry(section, last, assignment)
+    holder[at] = yaml.safe_load(value)
+
+
+def _entry(section: Any, name: str, assignment: str) -> tuple[dict[str, Any], str]:
+    """The mapping that holds what `name` stands for, and the key that it has there."""
+    if isinstance(section, dict):
+        return section, name
+    names = [next(iter(item)) if isinstance(item, dict) and item else item for item in section]
+    kind, _, number = name.partition("-")
+    found = [at for at, each in enumerate(names) if each == kind]
+    if not (number or "1").isdecimal() or not 0 < int(number or 1) <= len(found):
+        there = ", ".join(map(str, names)) or "none"
+        raise ConfigError(f"--set {assignment}: no {name} in the list; there are {there}")
+    at = found[int(number or 1) - 1]
+    section[at] = section[at] if isinstance(section[at], dict) else {kind: {}}
+    return section[at], kind
 
 
 def _allowed(model: type[BaseModel], location: Sequence[int | str]) -> str:
     """The keys that exist where an unknown one was found, if the place can be told."""
     current: Any = model
     for step in location[:-1]:
-        if isinstance(step, int) or not hasattr(current, "model_fields"):
-            return ""
-        annotation = current.model_fields[step].annotation
-        options = [a for a in getattr(annotation, "__args__", ()) if hasattr(a, "model_fields")]
-        current = options[0] if options else annotation
+        if isinstance(step, str):
+            if not hasattr(current, "model_fields") or step not in current.model_fields:
+                return ""
+            current = current.model_fields[step].annotation
+        models = [a for a in get_args(current) if hasattr(a, "model_fields")]
+        current = models[0] if models else current
     return ", ".join(getattr(current, "model_fields", {}))
 
 

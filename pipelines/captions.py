@@ -1,4 +1,4 @@
-"""Image-caption pairs: a table of URLs and alt texts becomes unique, scored pairs."""
+"""Image-caption pairs, read from tables of URLs and alternative texts."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -8,11 +8,8 @@ import apache_beam as beam
 import pyarrow as pa
 
 from configs.reading import ConfigError
-from pipelines.config import Captions, Download, Tables, expand
-from pipelines.dedupe import dedupe_stage
-from pipelines.images import download_stage, image_filter_stage
-from pipelines.score import score_stage
-from pipelines.stage import Part, Place, Stage, filter_stage, write_documents
+from pipelines.config import Tables, expand
+from pipelines.stage import Part, Place, Stage, write_documents
 from shards import ledger, schema
 from shards.storage import Location, in_parallel, open_stream, read_rows, row_count
 from shards.storage import size as file_size
@@ -21,20 +18,6 @@ from shards.stores.options import StorageOptions
 # File and range: rows of Parquet, bytes of TSV, of which a slice has the lines that begin in it.
 Slice = tuple[Location, int, int]
 HEAD = 1 << 16  # bytes of a TSV that tell how long its lines are
-
-
-def stages(recipe: Captions, options: Download, storage: StorageOptions) -> list[Stage]:
-    """The corpus from top to bottom; captions are judged before their images are fetched."""
-    read = read_stage("captions/read", recipe.read, storage)
-    worded = filter_stage(
-        "captions/caption_filters", read, recipe.caption_filters, "filters.captions"
-    )
-    fetched = download_stage("captions/download", worded, options)
-    pictured = image_filter_stage("captions/image_filters", fetched, fetched, recipe.image_filters)
-    unique = dedupe_stage("captions/dedupe", pictured, recipe.dedupe)
-    scored = score_stage("captions/score", unique, fetched, recipe.clip)
-    kept = image_filter_stage("captions/keep", scored, fetched, recipe.keep)
-    return [read, worded, fetched, pictured, unique, scored, kept]
 
 
 def read_stage(name: str, tables: Tables, storage: StorageOptions) -> Stage:

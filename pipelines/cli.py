@@ -450,7 +450,7 @@ def why(
     epilog=examples(
         "mixwright tune runs/demo",
         "mixwright tune runs/demo text/filter --set gopher_too_few_words=30",
-        "mixwright tune runs/demo captions/keep --target-kept image_low_similarity=0.3",
+        "mixwright tune runs/demo captions/filter_images-2 --target-kept image_low_similarity=0.3",
     )
 )
 def tune(

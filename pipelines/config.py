@@ -14,6 +14,7 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
@@ -81,17 +82,15 @@ def _among(known: Mapping[str, FilterFunction]) -> AfterValidator:
     return AfterValidator(check)
 
 
-CaptionFilters = Annotated[list[FilterSpec], _among(captions.FILTERS)]
-ImageFilters = Annotated[list[FilterSpec], _among(images.FILTERS)]
-PageFilters = Annotated[list[FilterSpec], _among(pages.FILTERS)]
-TextFilters = Annotated[list[FilterSpec], _among(text.FILTERS | scored.FILTERS)]
-FILTERS: dict[str, FilterFunction] = {
+DOCUMENT_FILTERS: dict[str, FilterFunction] = {
     **captions.FILTERS,
-    **images.FILTERS,
     **pages.FILTERS,
     **text.FILTERS,
     **scored.FILTERS,
 }
+FILTERS: dict[str, FilterFunction] = {**DOCUMENT_FILTERS, **images.FILTERS}
+DocumentFilters = Annotated[list[FilterSpec], _among(DOCUMENT_FILTERS)]
+ImageFilters = Annotated[list[FilterSpec], _among(images.FILTERS)]
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -248,29 +247,6 @@ class Passages(Strict):
     min_words: Annotated[int, Field(ge=0)] = 0  # that an edited document has to have left
 
 
-class Captions(Strict):
-    """Image-caption pairs."""
-
-    read: Tables
-    caption_filters: CaptionFilters = []
-    image_filters: ImageFilters = []
-    dedupe: Dedupe = Dedupe(exact=["image"])
-    clip: Clip = Clip()
-    keep: ImageFilters = []  # thresholds on the score
-
-
-class Interleaved(Strict):
-    """Web pages with their pictures in place."""
-
-    read: Pages
-    page_filters: PageFilters = []
-    image_filters: ImageFilters = []
-    dedupe: Dedupe = Dedupe(exact=["content"])
-    max_image_copies: Positive = 10  # OBELICS and MM1 drop images that are shown more often
-    clip: Clip = Clip()
-    keep: ImageFilters = []
-
-
 class Language(Strict):
     """Name each document's language, and score how sure that is; filters decide on it."""
 
@@ -328,19 +304,35 @@ class Mask(Strict):
     key: str = pii.KEY  # of the hash that makes placeholders; a secret one cannot be looked up
 
 
-class Step(Strict):
-    """One step of a corpus of prose: exactly one of these keys."""
+class Fetch(Strict):
+    """Download the pictures, as the run's section `download` says."""
 
+
+class Copies(Strict):
+    """Take out every image that the corpus shows more often (OBELICS and MM1: than 10 times)."""
+
+    most: Positive = 10
+
+
+class Step(Strict):
+    """One step of a corpus: exactly one of these keys."""
+
+    # Of the words of documents.
     language: Language | None = None
     lines: Annotated[FilterSpec, AfterValidator(_edit)] | None = None  # edits: refinedweb, c4
     flagged_words: FlaggedWords | None = None
     quality: Quality | None = None
     perplexity: Perplexity | None = None
-    filter: TextFilters | None = None
+    filter: DocumentFilters | None = None
     dedupe: Dedupe | None = None
     passages: Passages | None = None
     decontaminate: Decontaminate | None = None
     mask: Mask | None = None
+    # Of their pictures.
+    download: Fetch | None = None
+    filter_images: ImageFilters | None = None
+    copies: Copies | None = None
+    clip: Clip | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -355,6 +347,10 @@ class Step(Strict):
             raise ValueError(f"a step has exactly one key of {allowed}")
         return self
 
+    @model_serializer
+    def _as_it_is_written(self) -> dict[str, Any]:
+        return {self.kind: self.options}
+
     @property
     def kind(self) -> str:
         """Which step it is."""
@@ -366,22 +362,75 @@ class Step(Strict):
         return getattr(self, self.kind)
 
 
-class Text(Strict):
-    """Prose of web pages, through steps in the order that they are written in."""
+NEEDS = {  # the step that has to stand before
+    "step filter_images": "download",
+    "step copies": "download",
+    "step clip": "download",
+    "filter image_similarity": "clip",
+}
 
-    read: ProsePages
+
+def _needs(step: Step) -> dict[str, str]:
+    """What a step and its filters need before them; a filter named like a step needs that step."""
+    filtering = step.kind in ("filter", "filter_images")
+    names = [f"filter {spec.name}" for spec in step.options] if filtering else []
+    scores = {name: kind for name in names if (kind := name.split()[1]) in Step.model_fields}
+    return scores | {n: NEEDS[n] for n in (f"step {step.kind}", *names) if n in NEEDS}
+
+
+class Corpus(Strict):
+    """Steps in the order that they are written in, after what was read."""
+
     steps: list[Step] = []
     measure_all: bool = False  # let filters measure what others have dropped, for `mixwright tune`
 
     @model_validator(mode="after")
-    def _scores_come_first(self) -> "Text":
-        """A filter that is named like a step decides on the score that the step leaves."""
-        before: set[str] = set()
+    def _what_a_step_needs_comes_first(self) -> "Corpus":
+        """Pictures before what looks at them, and scores before the filters that decide on them."""
+        before: list[str] = []
         for step in self.steps:
-            wanted = {spec.name for spec in step.options} if step.kind == "filter" else set()
-            if missing := sorted(wanted & set(Step.model_fields) - before):
-                raise ValueError(f"the filter {missing[0]} needs a step {missing[0]} before it")
-            before.add(step.kind)
+            for name, needed in _needs(step).items():
+                if needed not in before:
+                    raise ValueError(f"the {name} needs a step {needed} before it")
+            before.append(step.kind)
+        if before.count("download") > 1:
+            raise ValueError("there is more than one step download")
+        return self
+
+
+class Pictured(Corpus):
+    """A corpus with pictures, which have to be downloaded."""
+
+    steps: list[Step] = [Step(download=Fetch())]
+
+    @model_validator(mode="after")
+    def _pictures_are_fetched(self) -> "Pictured":
+        if not any(step.kind == "download" for step in self.steps):
+            raise ValueError("there is no step download, and so no picture")
+        return self
+
+
+class Captions(Pictured):
+    """Image-caption pairs."""
+
+    read: Tables
+
+
+class Interleaved(Pictured):
+    """Web pages with their pictures in place."""
+
+    read: Pages
+
+
+class Text(Corpus):
+    """Prose of web pages."""
+
+    read: ProsePages
+
+    @model_validator(mode="after")
+    def _there_are_no_pictures(self) -> "Text":
+        if any(step.kind == "download" for step in self.steps):
+            raise ValueError("text has no pictures to download")
         return self
 
 

@@ -1,33 +1,40 @@
 """From a recipe to the stages of its run."""
 
 from configs.reading import ConfigError
-from pipelines import captions, interleaved, mix, text
+from pipelines import mix
+from pipelines.captions import read_stage
 from pipelines.config import Recipe
+from pipelines.extraction import extract_stage
 from pipelines.mix import Source
 from pipelines.stage import Stage
+from pipelines.steps import corpus_stages, downloaded
 
 
 def stages_of(recipe: Recipe) -> list[Stage]:
     """Every stage of the run; a stage comes after those that it reads."""
-    corpora, download, storage = recipe.corpora, recipe.download, recipe.storage.options()
-    stages: list[Stage] = []
-    sources: list[Source] = []
+    storage, download = recipe.storage.options(), recipe.download
+    made = {
+        name: corpus_stages(read, getattr(recipe.corpora, name), download, storage)
+        for name, read in _readers(recipe).items()
+    }
+    sources = [Source(name, stages[-1], downloaded(stages)) for name, stages in made.items()]
+    mixed = mix.stages(recipe.mix, recipe.seed, sources, resized=download.resize is not None)
+    return [stage for stages in made.values() for stage in stages] + mixed
+
+
+def _readers(recipe: Recipe) -> dict[str, Stage]:
+    """The first stage of each corpus that is made."""
+    corpora, storage = recipe.corpora, recipe.storage.options()
+    found: dict[str, Stage] = {}
     if corpora.captions:
-        stages += captions.stages(corpora.captions, download, storage)
-        sources.append(_source("captions", stages))
+        found["captions"] = read_stage("captions/read", corpora.captions.read, storage)
     if corpora.interleaved:
-        stages += interleaved.stages(corpora.interleaved, download, storage)
-        sources.append(_source("interleaved", stages))
+        pages = corpora.interleaved.read
+        found["interleaved"] = extract_stage("interleaved/extract", pages, "interleaved", storage)
     if corpora.text:
-        stages += text.stages(corpora.text, storage)
-        sources.append(_source("text", stages))
-    resized = download.resize is not None
-    return stages + mix.stages(recipe.mix, recipe.seed, sources, resized=resized)
-
-
-def _source(corpus: str, stages: list[Stage]) -> Source:
-    fetched = [stage for stage in stages if stage.name == f"{corpus}/download"]
-    return Source(corpus, stages[-1], fetched[0] if fetched else None)
+        read = corpora.text.read
+        found["text"] = extract_stage("text/extract", read, read.extractor, storage)
+    return found
 
 
 def selected(stages: list[Stage], only: str | None) -> list[Stage]:

@@ -212,7 +212,7 @@ def filter_stage(
     name: str,
     source: Stage,
     filters: Sequence[FilterSpec],
-    *modules: str,
+    *,
     measure_all: bool = False,
 ) -> Stage:
     """Apply filters in order; a document's reason is that of the first rule that drops it.
@@ -224,7 +224,7 @@ def filter_stage(
         name,
         partial(_filter, filters=filters, measure_all=measure_all),
         [[spec.model_dump() for spec in filters], measure_all],
-        (*modules, "filters.rules"),
+        ("filters.rules", *{FILTERS[spec.name].__module__ for spec in filters}),
         inputs=(source.name,),
         selects=bool(filters),
     )

@@ -5,8 +5,8 @@ A stage writes its output in parts. Beside the documents of a part stand one row
 
 In a run's folder, `run.json` lists the stages, and each finished one has
 
-    captions/score/stage.json               what it did, and which folder is the current one
-    captions/score/5d0c1b.../documents/     its output, in a folder named by fingerprint
+    captions/clip/stage.json               what it did, and which folder is the current one
+    captions/clip/5d0c1b.../documents/     its output, in a folder named by fingerprint
 
 so that a stage is committed by writing one small file, which object stores do whole as well, and
 workers of an abandoned run can never write into the output of another.

@@ -198,7 +198,7 @@ def test_a_plain_install_reads_a_run(plain: Environment, small_run: Recipe):
     sequences = len(open_shards(shards))
     verified = printed(plain.mixwright("verify", shards))
     assert verified == f"{shards}: {sequences} sequences verified\n"
-    assert "captions/keep" in printed(plain.mixwright("inspect", small_run.out))
+    assert "captions/filter_images-2" in printed(plain.mixwright("inspect", small_run.out))
     assert f"{sequences}" in printed(plain.mixwright("inspect", shards))
     document = a_document(shards)
     why = printed(plain.mixwright("why", document, "--run", small_run.out))

@@ -13,6 +13,14 @@ import yaml
 from PIL import Image
 
 LIMIT = 120  # seconds, after which something hangs
+STEPS = [
+    {"filter": []},
+    "download",
+    {"filter_images": []},
+    {"dedupe": {"exact": ["image"]}},
+    "clip",
+    {"filter_images": []},
+]
 
 
 class HeldServer(ThreadingHTTPServer):
@@ -74,7 +82,7 @@ def captions_recipe(folder: Path, server: HeldServer) -> Path:
     tree = {
         "name": "held",
         "out": str(folder / "run"),
-        "corpora": {"captions": {"read": read}},
+        "corpora": {"captions": {"read": read, "steps": STEPS}},
         "download": {"connect_to": {"*.example": server.address}, "total_seconds": LIMIT},
         "mix": {"weights": {"captions": 1}},
         "runner": {"workers": 1},

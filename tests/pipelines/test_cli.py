@@ -45,7 +45,12 @@ def recipe(tmp_path: Path) -> Path:
     tree = {
         "name": "x",
         "out": str(tmp_path / "run"),
-        "corpora": {"captions": {"read": {"files": [str(tmp_path / "urls.tsv")]}}},
+        "corpora": {
+            "captions": {
+                "read": {"files": [str(tmp_path / "urls.tsv")]},
+                "steps": [{"filter": ["caption_words"]}, "download"],
+            }
+        },
         "mix": {"weights": {"captions": 1}},
     }
     path = tmp_path / "x.yaml"
@@ -113,17 +118,17 @@ def test_a_dry_run_names_every_stage_and_does_nothing(tmp_path: Path, recipe: Pa
     result = mixwright("run", recipe, "--dry-run")
     assert result.exit_code == 0
     lines = [line.split(maxsplit=1) for line in result.stdout.splitlines()]
-    assert [name for name, _ in lines[:2]] == ["captions/read", "captions/caption_filters"]
+    assert [name for name, _ in lines[:2]] == ["captions/read", "captions/filter"]
     assert [name for name, _ in lines[-2:]] == ["pack", "shards"]
     assert {why for _, why in lines} == {"run: new"}
     assert not (tmp_path / "run").exists()
 
 
 def test_a_dry_run_of_one_stage_names_what_it_needs(recipe: Path):
-    result = mixwright("run", recipe, "--dry-run", "--only", "captions/caption_filters")
+    result = mixwright("run", recipe, "--dry-run", "--only", "captions/filter")
     assert [line.split()[0] for line in result.stdout.splitlines()] == [
         "captions/read",
-        "captions/caption_filters",
+        "captions/filter",
     ]
 
 
@@ -170,13 +175,15 @@ def test_a_finished_run_has_nothing_to_do(small_run: Recipe):
 
 
 def test_why_a_caption_was_dropped(small_run: Recipe):
-    drops = ledger.read_drops(ledger.current(small_run.out / "captions" / "keep")).to_pylist()
+    drops = ledger.read_drops(
+        ledger.current(small_run.out / "captions" / "filter_images-2")
+    ).to_pylist()
     row = next(row for row in drops if row["unit"] == "document")
     result = mixwright("why", row["url"], "--run", small_run.out)
     assert result.exit_code == 0
     first, *_, last = result.stdout.splitlines()
     assert first.startswith(f"{row['id']}  captions/read ")
-    assert last.startswith(f"{row['id']}  captions/keep ")
+    assert last.startswith(f"{row['id']}  captions/filter_images-2 ")
     assert last.endswith(f"dropped: image_low_similarity ({row['detail']})")
 
 
@@ -269,18 +276,20 @@ def test_tune_tells_of_every_rule_what_it_did(small_run: Recipe):
     dropped = counts.dropped["document"]
     assert {rule: int(n) for rule, n in first.items() if n != "0"} == dropped
     every = mixwright("tune", small_run.out).stdout
-    assert {"text/filter:", "captions/keep:", "interleaved/image_filters:"} <= set(every.split())
+    assert {"text/filter:", "captions/filter_images-2:", "interleaved/filter_images:"} <= set(
+        every.split()
+    )
 
 
 def test_tune_answers_what_other_bounds_would_keep(small_run: Recipe):
-    folder = ledger.current(small_run.out / "captions" / "keep")
+    folder = ledger.current(small_run.out / "captions" / "filter_images-2")
     counts = ledger.read_counts(folder)
-    asked = ["tune", small_run.out, "captions/keep", "--set", "image_low_similarity=off"]
+    asked = ["tune", small_run.out, "captions/filter_images-2", "--set", "image_low_similarity=off"]
     result = mixwright(*asked)
     assert result.exit_code == 0
     read, kept = counts.read["document"], counts.kept["document"]
     lines = result.stdout.splitlines()
-    assert lines[0] == "captions/keep"
+    assert lines[0] == "captions/filter_images-2"
     assert lines[1].startswith("  image_low_similarity: >= ") and lines[1].endswith(", here off")
     whole = lines.index("documents")
     assert lines[whole + 1].split()[2:5] == [f"{kept:,}", "of", f"{read:,}"]
@@ -289,7 +298,13 @@ def test_tune_answers_what_other_bounds_would_keep(small_run: Recipe):
 
 
 def test_tune_finds_the_bound_that_keeps_a_share(small_run: Recipe):
-    asked = ["tune", small_run.out, "captions/keep", "--target-kept", "image_low_similarity=0.3"]
+    asked = [
+        "tune",
+        small_run.out,
+        "captions/filter_images-2",
+        "--target-kept",
+        "image_low_similarity=0.3",
+    ]
     result = mixwright(*asked)
     assert result.exit_code == 0
     found = re.search(r"would be kept .* \(([\d.]+)%\)", result.stdout)
@@ -298,11 +313,12 @@ def test_tune_finds_the_bound_that_keeps_a_share(small_run: Recipe):
 
 def test_mistakes_in_tuning_name_what_there_is(small_run: Recipe):
     said = fails(2, "tune", small_run.out, "--set", "gopher_to_few_words=3")
-    assert "no rule gopher_to_few_words; the rules are: captions/caption_filters: " in said
+    assert "no rule gopher_to_few_words; the rules are: captions/filter: " in said
     assert "gopher_too_few_words" in said
     assert "no such stage with measures; there are" in fails(2, "tune", small_run.out, "text/x")
     said = fails(2, "tune", small_run.out, "--set", "image_low_similarity=0")
-    assert "name one of the stages that have the rule: captions/keep, interleaved/keep" in said
+    both = "captions/filter_images-2, interleaved/filter_images-2"
+    assert f"name one of the stages that have the rule: {both}" in said
     assert "write it as RULE=VALUE" in fails(2, "tune", small_run.out, "--set", "words")
 
 

@@ -51,8 +51,8 @@ def test_set_changes_a_key_and_reads_its_value_as_yaml(tmp_path: Path):
     [
         ({"sede": 1}, r"x.yaml: sede: unknown key; allowed: name, storage, out, seed"),
         (
-            {"corpora": captions(clip={"modle": "x"})},
-            r"corpora.captions.clip.modle: unknown key; allowed: model, pretrained",
+            {"corpora": captions(steps=["download", {"clip": {"modle": "x"}}])},
+            r"corpora.captions.steps.1.clip.modle: unknown key; allowed: model, pretrained",
         ),
         ({"seed": "many"}, r"seed: .*valid integer.*found 'many'"),
         ({"mix": {"weights": {"captions": 0}}}, r"mix.weights.captions: .*greater than 0"),
@@ -62,19 +62,19 @@ def test_set_changes_a_key_and_reads_its_value_as_yaml(tmp_path: Path):
             r"image_tokens = 144 does not fit into seq_len = 100",
         ),
         (
-            {"corpora": captions(caption_filters=["caption_wrods"])},
+            {"corpora": captions(steps=[{"filter": ["caption_wrods"]}])},
             r"unknown filter 'caption_wrods'; allowed: .*caption_words",
         ),
         (
-            {"corpora": captions(caption_filters=[{"caption_words": {"minimum": 2}}])},
+            {"corpora": captions(steps=[{"filter": [{"caption_words": {"minimum": 2}}]}])},
             r"caption_words has no threshold 'minimum'; allowed: min, max",
         ),
         (
-            {"corpora": captions(image_filters=[{"image_side": {"min": "big"}}])},
+            {"corpora": captions(steps=[{"filter_images": [{"image_side": {"min": "big"}}]}])},
             r"image_side.min = 'big' is not int \| None",
         ),
         (
-            {"corpora": captions(image_filters=["gopher_quality"])},
+            {"corpora": captions(steps=[{"filter_images": ["gopher_quality"]}])},
             r"unknown filter 'gopher_quality'; allowed: .*image_side",
         ),
     ],
@@ -84,6 +84,50 @@ def test_a_mistake_is_named_with_what_is_allowed(
 ):
     with pytest.raises(ConfigError, match=message):
         load_recipe(recipe(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        (["clip"], "the step clip needs a step download before it"),
+        ([{"filter_images": []}, "download"], "the step filter_images needs a step download"),
+        (
+            ["download", {"filter_images": ["image_similarity"]}, "clip"],
+            "the filter image_similarity needs a step clip before it",
+        ),
+        (["language"], "there is no step download, and so no picture"),
+        (["download", "download"], "more than one step download"),
+        (["dwonload"], "steps.0.dwonload: unknown key; allowed: language, lines"),
+        ([{"clip": {}, "download": {}}], "a step has exactly one key of"),
+    ],
+)
+def test_steps_stand_behind_what_they_need(tmp_path: Path, steps: list[object], message: str):
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(recipe(tmp_path, corpora=captions(steps=steps)))
+
+
+def test_text_has_no_pictures(tmp_path: Path):
+    corpora = {"text": {"read": {"files": ["a.jsonl"]}, "steps": ["download"]}}
+    with pytest.raises(ConfigError, match="text has no pictures to download"):
+        load_recipe(recipe(tmp_path, corpora=corpora, mix={"weights": {"text": 1}}))
+
+
+def test_set_finds_steps_and_filters_by_name(tmp_path: Path):
+    one, two = {"filter_images": ["image_side"]}, {"filter_images": [{"image_side": {"max": 9}}]}
+    path = recipe(tmp_path, corpora=captions(steps=["download", one, "clip", two]))
+    steps = "corpora.captions.steps"
+    asked = [
+        f"{steps}.clip.model=RN50",
+        f"{steps}.filter_images.image_side.min=7",
+        f"{steps}.filter_images-2=[image_url]",
+    ]
+    _, first, clip, second = load_recipe(path, asked).corpora.captions.steps
+    assert clip.options.model == "RN50"
+    assert [(spec.name, spec.thresholds) for spec in first.options] == [("image_side", {"min": 7})]
+    assert [spec.name for spec in second.options] == ["image_url"]
+    for name in ("filter_images-3", "filter_images-x", "mask"):
+        with pytest.raises(ConfigError, match=f"no {name} in the list; there are download, filter"):
+            load_recipe(path, [f"{steps}.{name}=[]"])
 
 
 def test_all_mistakes_are_named_at_once(tmp_path: Path):

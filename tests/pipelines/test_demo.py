@@ -77,8 +77,8 @@ def test_the_summary_says_what_the_ledger_says(small_run: Recipe):
     lines = demo.summary(small_run.out, (9.125, 8.5), Path("report.html"))
     funnels = {line.split()[0]: line.split(maxsplit=3) for line in lines[2:5]}
     for corpus, (first, last) in {
-        "captions": ("read", "keep"),
-        "interleaved": ("extract", "keep"),
+        "captions": ("read", "filter_images-2"),
+        "interleaved": ("extract", "filter_images-2"),
         "text": ("extract", "dedupe"),
     }.items():
         read_first, read_last = (

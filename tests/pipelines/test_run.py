@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from pipelines import run
 from pipelines.cli import app
-from pipelines.config import Recipe, load_recipe
+from pipelines.config import Recipe, Step, load_recipe
 from pipelines.dataflow import shuffles
 from pipelines.recipe import selected, stages_of
 from pipelines.run import plan
@@ -84,9 +84,11 @@ def test_a_second_run_does_nothing(small_run: Recipe):
 
 
 def test_a_changed_threshold_runs_only_what_depends_on_it(small_run: Recipe):
-    spec = small_run.corpora.captions.keep[0].model_copy(update={"thresholds": {"min": 0.2}})
-    assert to_run(changed(small_run, "captions", keep=[spec])) == {
-        "captions/keep": "its config changed",
+    *before, last = small_run.corpora.captions.steps
+    spec = last.options[0].model_copy(update={"thresholds": {"min": 0.2}})
+    steps = [*before, Step(filter_images=[spec])]
+    assert to_run(changed(small_run, "captions", steps=steps)) == {
+        "captions/filter_images-2": "its config changed",
         "pack": "its inputs changed",
         "shards": "its inputs changed",
     }
@@ -114,7 +116,7 @@ def test_changed_code_runs_the_stages_whose_rules_import_it(
         "interleaved/dedupe",
         "text/dedupe",
     }
-    assert "captions/score" in why
+    assert "captions/clip" in why
     assert "captions/download" not in why
 
 
@@ -128,7 +130,7 @@ def test_the_address_of_the_server_is_no_part_of_a_result(small_run: Recipe):
 def test_only_names_a_stage_with_what_it_reads(small_run: Recipe):
     names = [s.name for s in selected(stages_of(small_run), "text/filter")]
     assert names == ["text/extract", "text/language", "text/filter"]
-    with pytest.raises(ValueError, match="captions/keep"):
+    with pytest.raises(ValueError, match="captions/filter_images-2"):
         selected(stages_of(small_run), "captoins")
 
 
@@ -284,7 +286,7 @@ def test_a_run_that_is_told_to_stop_stops_and_can_go_on(
         again, out, _ = finish(mixwright(*command))
     assert again == 0
     assert [line.split()[:4] for line in out.splitlines() if "→" in line] == [
-        [f"captions/{name}", "5", "→", "5"] for name in ("read", "caption_filters", "download")
+        [f"captions/{name}", "5", "→", "5"] for name in ("read", "filter", "download")
     ]
     assert {file: file.stat().st_mtime_ns for file in read.rglob("*.parquet")} == before
 
@@ -311,7 +313,7 @@ def kill_when(process: "subprocess.Popen[bytes]", folder: Path, pattern: str, co
 MOMENTS = [
     ("captions/download/*/store/*.parquet", 1),
     ("text/dedupe/*/counts/*.json", 1),
-    ("interleaved/image_filters/*/counts/*.json", 1),
+    ("interleaved/filter_images/*/counts/*.json", 1),
     ("pack/*/counts/*.json", 2),
     ("shards/*/mixwright-*.tar", 1),
 ]

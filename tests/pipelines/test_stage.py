@@ -25,7 +25,7 @@ def captions(*texts: str) -> pa.Table:
 
 
 def run(tmp_path: Path, filters: list[FilterSpec], *parts: pa.Table) -> Place:
-    stage = filter_stage("web/filters", source("web/read"), filters, "filters.captions")
+    stage = filter_stage("web/filters", source("web/read"), filters)
     return run_stage(stage, tmp_path / "filters", [write_stage(tmp_path / "read", parts)])
 
 
@@ -100,7 +100,7 @@ def test_part_i_comes_of_part_i_even_if_nothing_is_left_of_it(tmp_path: Path):
     parts = [captions(GOOD, "Cat."), captions("Cat."), captions()]
     place = run(tmp_path, [WORDS], *parts)
     assert kept(place) == [parts[0]["id"].to_pylist()[:1], [], []]
-    again = filter_stage("web/more", source("web/filters"), [CHARACTERS], "filters.captions")
+    again = filter_stage("web/more", source("web/filters"), [CHARACTERS])
     (place.out / ledger.STAGE_FILE).write_text('{"parts": 3}')
     assert kept(run_stage(again, tmp_path / "more", [place.out])) == kept(place)
 
@@ -126,8 +126,8 @@ def test_scattered_rows_keep_their_order_and_are_all_there(rows: list[tuple[int,
 
 def test_a_stage_that_selects_says_so():
     """What keeps everything is then worth a warning."""
-    assert filter_stage("x", source("y"), [WORDS], "filters.captions").selects
-    assert not filter_stage("x", source("y"), [], "filters.captions").selects
+    assert filter_stage("x", source("y"), [WORDS]).selects
+    assert not filter_stage("x", source("y"), []).selects
 
 
 def test_images_are_counted_by_the_parts_that_show_them():

@@ -197,11 +197,11 @@ def test_another_process_sees_a_run_under_way_killed_and_done(tmp_path: Path):
         done = ask()
 
     assert under_way.startswith("running after ")
-    waiting = ("download", "image_filters", "dedupe", "score", "keep")
+    waiting = ("download", "filter_images", "dedupe", "clip", "filter_images-2")
     found = stages(under_way)
     assert found == {
         "captions/read": "3 of 3 parts, 5 → 5 documents",
-        "captions/caption_filters": "3 of 3 parts, 5 → 5 documents",
+        "captions/filter": "3 of 3 parts, 5 → 5 documents",
         **dict.fromkeys([*(f"captions/{name}" for name in waiting), "pack", "shards"], "waiting"),
     }
     # Nothing tells a killed run from one at work but that it is silent.
@@ -209,7 +209,7 @@ def test_another_process_sees_a_run_under_way_killed_and_done(tmp_path: Path):
     assert silent.startswith("no sign of life for 1")
     assert stages(killed) == stages(silent) == found
     assert done.startswith("done after ")
-    for name in ("read", "caption_filters", "download"):
+    for name in ("read", "filter", "download"):
         line = stages(done)[f"captions/{name}"]
         assert line.startswith("done, 5 → 5 documents in "), name
     assert stages(done)["pack"] == "waiting"

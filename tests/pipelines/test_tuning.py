@@ -33,7 +33,6 @@ def run(folder: Path, words: int, characters: int, *, measure_all: bool) -> Path
         "web/filter",
         source("web/read"),
         filters(words, characters),
-        "filters.captions",
         measure_all=measure_all,
     )
     parts = [captions(*TEXTS[:3]), captions(*TEXTS[3:])]

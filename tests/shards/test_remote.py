@@ -226,9 +226,9 @@ def write_run(run: Location) -> None:
     finish(run, "captions/download")
     drops = ledger.drop_rows(rows, [None, "too_short", None, "too_short"])
     kept = rows.take([0, 2])
-    folder = folder_of(run, "captions/keep")
+    folder = folder_of(run, "captions/filter_images-2")
     ledger.write_part(folder, 0, kept, drops, read={"document": 4}, kept={"document": 2})
-    finish(run, "captions/keep", inputs={"captions/download": "x"})
+    finish(run, "captions/filter_images-2", inputs={"captions/download": "x"})
 
 
 def test_a_run_is_described_reported_and_asked_as_on_a_disk(
@@ -243,8 +243,8 @@ def test_a_run_is_described_reported_and_asked_as_on_a_disk(
         write_run(run)
     assert statistics.describe(str(there)) == statistics.describe(here)
     assert statistics.describe(there / "shards") == statistics.describe(here / "shards")
-    assert statistics.describe(there / "captions/keep") == statistics.describe(
-        here / "captions/keep"
+    assert statistics.describe(there / "captions/filter_images-2") == statistics.describe(
+        here / "captions/filter_images-2"
     )
     dropped = "http://a.example/1.png"
     assert [a.reason for a in why(there, dropped)] == [None, "too_short"]

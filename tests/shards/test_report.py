@@ -74,7 +74,7 @@ def run(folder: Path) -> Path:
     write_stage(run, "captions/download", pairs, lost)
     spec = {"name": "image_similarity", "thresholds": {"min": 0.15}}
     low = [ledger.drop_row(row, "image_low_similarity") for row in pairs.to_pylist()[:2]]
-    write_stage(run, "captions/keep", pairs.slice(2), low, [spec])
+    write_stage(run, "captions/filter_images-2", pairs.slice(2), low, [spec])
     page = schema.document(
         "web",
         EVIL_URLS[0],
@@ -128,18 +128,18 @@ def test_counts_are_those_of_the_ledger(run: Path) -> None:
     counts = ledger.read_counts(folder_of(run, "captions/download"))
     assert (counts.read["document"], counts.kept["document"]) == (9, 5)
     assert page.row("downloaddocuments")[2:] == ["9", "5", "4", "0", "✓ adds up"]
-    assert page.row("keepdocuments")[2:] == ["5", "3", "2", "0", "✓ adds up"]
+    assert page.row("filter_images-2documents")[2:] == ["5", "3", "2", "0", "✓ adds up"]
     for reason, n in REASONS.items():
         assert f"{reason}{n}" in page.row("downloaddocuments")[1]
         assert f"{reason} {n} document" in " ".join(page.text.split())
 
 
 def test_an_account_that_does_not_add_up_is_shown(run: Path) -> None:
-    file = run / "captions/keep" / ledger.STAGE_FILE
+    file = run / "captions/filter_images-2" / ledger.STAGE_FILE
     about = storage.read_json(file)
     about["counts"]["read"] = {"document": 7}
     storage.write_json(file, about)
-    assert Page(report.write_report(run)).row("keepdocuments")[-1] == "✗ 2 missing"
+    assert Page(report.write_report(run)).row("filter_images-2documents")[-1] == "✗ 2 missing"
 
 
 def test_requested_and_achieved_shares(run: Path) -> None:

@@ -89,7 +89,7 @@ def test_workers_of_a_pool_of_which_one_is_killed_write_the_same_bytes(
     with worker_pool(tmp_path) as address:
         recipe = on_spark(spark, tmp_path, small_input, site, environment="external", pool=address)
         assert isinstance(recipe.out, Path)
-        with killing_one(recipe.out, "captions/caption_filters/*/counts/*.json") as killed:
+        with killing_one(recipe.out, "captions/filter/*/counts/*.json") as killed:
             run_quietly(recipe)
     assert killed
     assert digests(recipe) == digests(small_run)

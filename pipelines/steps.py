@@ -1,0 +1,86 @@
+"""From the steps of a corpus to its stages: each step is a stage over what the one before kept."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from pipelines.config import Corpus, Download, Step
+from pipelines.decontaminate import decontaminate_stage
+from pipelines.dedupe import dedupe_stage, image_copies_stage
+from pipelines.images import download_stage, image_filter_stage
+from pipelines.lines import lines_stage
+from pipelines.masking import mask_stage
+from pipelines.passages import passages_stage
+from pipelines.score import score_stage
+from pipelines.scoring import (
+    flagged_words_stage,
+    language_stage,
+    perplexity_stage,
+    quality_stage,
+)
+from pipelines.stage import Stage, filter_stage
+from shards.stores.options import StorageOptions
+
+
+def corpus_stages(
+    read: Stage, corpus: Corpus, download: Download, storage: StorageOptions
+) -> list[Stage]:
+    """A corpus from top to bottom: reading it, then the steps in the recipe's order.
+
+    A stage is named by its step, such as "text/dedupe"; of the second of a kind, "text/dedupe-2".
+    """
+    made, used = [read], Counter[str]()
+    for step in corpus.steps:
+        used[step.kind] += 1
+        again = f"-{used[step.kind]}" if used[step.kind] > 1 else ""
+        name = f"{read.name.split('/')[0]}/{step.kind}{again}"
+        made.append(_stage(name, made, step, corpus, download, storage))
+    return made
+
+
+def downloaded(stages: Sequence[Stage]) -> Stage | None:
+    """Of the stages of a corpus the one that has its pictures."""
+    return next((stage for stage in stages if stage.name.endswith("/download")), None)
+
+
+def _stage(
+    name: str,
+    made: Sequence[Stage],
+    step: Step,
+    corpus: Corpus,
+    download: Download,
+    storage: StorageOptions,
+) -> Stage:
+    source, options = made[-1], step.options
+    match step.kind:
+        case "language":
+            return language_stage(name, source)
+        case "lines":
+            return lines_stage(name, source, options)
+        case "flagged_words":
+            return flagged_words_stage(name, source, options, storage)
+        case "quality":
+            return quality_stage(name, source, options, storage)
+        case "perplexity":
+            return perplexity_stage(name, source, options, storage)
+        case "filter":
+            return filter_stage(name, source, options, measure_all=corpus.measure_all)
+        case "dedupe":
+            return dedupe_stage(name, source, options, storage)
+        case "passages":
+            return passages_stage(name, source, options)
+        case "decontaminate":
+            return decontaminate_stage(name, source, options, storage)
+        case "mask":
+            return mask_stage(name, source, options)
+        case "download":
+            return download_stage(name, source, download)
+        case "copies":
+            return image_copies_stage(name, source, options.most)
+    fetched = downloaded(made)
+    assert fetched is not None, "a recipe that lacks it was refused"
+    match step.kind:
+        case "filter_images":
+            return image_filter_stage(name, source, fetched, options)
+        case "clip":
+            return score_stage(name, source, fetched, options)
+    raise AssertionError(f"no stage is made of a step {step.kind!r}")
