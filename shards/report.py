@@ -229,7 +229,7 @@ def _accounts(stage: Stage, most: Mapping[str, int]) -> Iterator[Table]:
         shown = reasons
         yield {
             "stage": stage.name,
-            "step": stage.name.rpartition("/")[2].replace("_", " "),
+            "step": stage.name.rpartition("/")[2],
             "unit": unit,
             "read": read,
             **sums,
