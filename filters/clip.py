@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import torch
 
 BUNDLED = "mixwright-small"
+# The files of a network's folder, named as open_clip itself writes and reads them.
+CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 # Models always see batches of this one shape: a product of another shape may round otherwise,
 # and a score would then depend on how the caller had batched its pairs.
 BATCH = 16
@@ -41,24 +43,44 @@ class ClipModel:
 
 
 def load_clip(model: str = BUNDLED, pretrained: str | None = None) -> ClipModel:
-    """Loads the bundled network, or an open_clip model with weights from a tag or a file.
+    """Loads the bundled network, a network's folder, or an open_clip model and its weights.
 
     Args:
-        model: "mixwright-small" (bundled, needs no network) or an open_clip model name.
+        model: "mixwright-small" (bundled, needs no network), an open_clip model name, or a folder
+            of CONFIG and WEIGHTS, as `mixwright train-filter` writes it.
         pretrained: an open_clip tag (downloaded by open_clip) or the path of a safetensors file.
 
     Raises:
-        ValueError: `pretrained` is given for the bundled network, is missing for another one,
-            or is a local file that is not safetensors: unpickling a file can run its code.
+        ValueError: `pretrained` is given for a network that brings its own weights, is missing
+            for another one, or is a local file that is not safetensors: unpickling a file can run
+            its code. A folder lacks one of its files.
         RuntimeError: open_clip knows no such model or tag.
     """
-    if model != BUNDLED:
-        return _create(model, _safe_weights(model, pretrained))
+    folder = network_folder(model)
+    if model != BUNDLED and folder is None:
+        return create(model, _safe_weights(model, pretrained))
     if pretrained is not None:
-        raise ValueError(f"{BUNDLED} brings its own weights: leave pretrained out")
+        raise ValueError(f"{model} brings its own weights: leave pretrained out")
+    if folder is not None:
+        return create(f"local-dir:{folder}")
     with as_file(files("filters") / "weights") as folder:
         register_config(folder / f"{BUNDLED}.json")
-        return _create(BUNDLED, str(folder / f"{BUNDLED}.safetensors"), **BUNDLED_PREPROCESS)
+        return create(BUNDLED, str(folder / f"{BUNDLED}.safetensors"), **BUNDLED_PREPROCESS)
+
+
+def network_folder(model: str) -> Path | None:
+    """The folder that `model` names; None where it is a name that open_clip knows.
+
+    Raises:
+        ValueError: the folder lacks its config or its weights.
+    """
+    folder = Path(model)
+    named = "/" in model and ":" not in model  # hf-hub:owner/name is open_clip's
+    if model == BUNDLED or not (named or (folder / CONFIG).is_file()):
+        return None
+    if missing := [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]:
+        raise ValueError(f"{model} is no network's folder: it has no {' and no '.join(missing)}")
+    return folder
 
 
 def register_config(path: Path) -> None:
@@ -108,7 +130,8 @@ def _safe_weights(model: str, pretrained: str | None) -> str:
     return pretrained
 
 
-def _create(model: str, pretrained: str, **preprocess: Any) -> ClipModel:
+def create(model: str, pretrained: str | None = None, **preprocess: Any) -> ClipModel:
+    """Any model that open_clip knows; one without weights has random ones."""
     import open_clip
     import torch
 

@@ -181,9 +181,9 @@ class Download(Strict):
 
 
 class Clip(Strict):
-    """The image-text model: the bundled one, or any of open_clip's by name and weights."""
+    """The image-text model: the bundled one, a folder, or one of open_clip's and its weights."""
 
-    model: str = "mixwright-small"
+    model: str = "mixwright-small"  # or a folder that `mixwright train-filter` wrote
     pretrained: str | None = None  # an open_clip tag, or a path to a .safetensors file
 
 

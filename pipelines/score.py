@@ -10,7 +10,8 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult, RunInference
 
-from filters.clip import BUNDLED, ClipModel, load_clip
+from configs.reading import ConfigError
+from filters.clip import BUNDLED, CONFIG, WEIGHTS, ClipModel, load_clip, network_folder
 from filters.similarity import best_fits
 from pipelines.config import Clip
 from pipelines.images import image_rows, read_index, set_scores
@@ -99,5 +100,14 @@ def _weights_stamp(clip: Clip) -> list[str | int]:
     if clip.model == BUNDLED:
         with as_file(files("filters") / "weights" / f"{BUNDLED}.safetensors") as path:
             return [sha256_file(path)]
-    path = Path(clip.pretrained or "")
-    return stamp(path)[1:] if path.is_file() else []
+    named = [clip.pretrained] if clip.pretrained else _folder_files(clip.model)
+    return [part for path in map(Path, named) if path.is_file() for part in stamp(path)[1:]]
+
+
+def _folder_files(model: str) -> list[Path]:
+    """The files of a network that is a folder; raises `ConfigError` if one is missing."""
+    try:
+        folder = network_folder(model)
+    except ValueError as error:
+        raise ConfigError(f"clip.model: {error}") from None
+    return [folder / CONFIG, folder / WEIGHTS] if folder else []

@@ -4,7 +4,9 @@ The Tux Paint stamps of the committed sample are of a source the network was not
 MIXWRIGHT_DEV_DATA may name a folder with a larger captions/captions.tsv for the same check.
 """
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,10 @@ from PIL import Image
 
 from filters.clip import (
     BATCH,
+    BUNDLED,
+    BUNDLED_PREPROCESS,
+    CONFIG,
+    WEIGHTS,
     ClipModel,
     embed_images,
     embed_texts,
@@ -139,6 +145,47 @@ def test_weights_must_be_named_for_every_model_but_the_bundled_one() -> None:
         load_clip("ViT-B-32")
     with pytest.raises(ValueError, match="brings its own weights"):
         load_clip(pretrained="openai")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of the bundled network, in open_clip's form."""
+    weights = Path(__file__).parents[2] / "filters" / "weights"
+    folder = tmp_path_factory.mktemp("network")
+    names = {"mean": "image_mean", "std": "image_std"} | {
+        "interpolation": "image_interpolation",
+        "resize_mode": "image_resize_mode",
+    }
+    config = {
+        "model_cfg": json.loads((weights / f"{BUNDLED}.json").read_text()),
+        "preprocess_cfg": {name: BUNDLED_PREPROCESS[key] for name, key in names.items()},
+    }
+    (folder / CONFIG).write_text(json.dumps(config))
+    shutil.copy(weights / f"{BUNDLED}.safetensors", folder / WEIGHTS)
+    return folder
+
+
+def test_a_folder_is_a_network(clip: ClipModel, folder: Path) -> None:
+    images = [Image.new("RGB", (40, 30), colour) for colour in ("red", "green")]
+    texts = ["a red square", "a green square"]
+    found = load_clip(str(folder))
+    assert pair_scores(found, images, texts).tolist() == pair_scores(clip, images, texts).tolist()
+
+
+def test_a_folder_must_have_safetensors_even_where_open_clip_takes_a_pickle(
+    folder: Path, tmp_path: Path
+) -> None:
+    shutil.copy(folder / CONFIG, tmp_path)
+    (tmp_path / "open_clip_pytorch_model.bin").write_bytes(b"never opened")
+    with pytest.raises(ValueError, match=f"it has no {WEIGHTS}"):
+        load_clip(str(tmp_path))
+    with pytest.raises(ValueError, match=f"no/such/folder .* no {CONFIG} and no {WEIGHTS}"):
+        load_clip("no/such/folder")
+
+
+def test_a_folder_brings_its_own_weights(folder: Path) -> None:
+    with pytest.raises(ValueError, match="brings its own weights"):
+        load_clip(str(folder), "openai")
 
 
 def test_importing_the_module_does_not_import_torch() -> None:

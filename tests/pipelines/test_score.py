@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from configs.reading import ConfigError
 from filters import clip
 from filters.clip import ClipModel, load_clip, pair_scores
 from pipelines import score
@@ -150,6 +151,20 @@ def test_other_weights_are_another_config(tmp_path: Path):
     assert score_stage("s", source("a"), source("b"), local).config == before
     weights.write_bytes(b"12")
     assert score_stage("s", source("a"), source("b"), local).config != before
+
+
+def test_a_network_of_one_s_own_is_known_by_the_files_of_its_folder(tmp_path: Path):
+    for name in (clip.CONFIG, clip.WEIGHTS):
+        (tmp_path / name).write_bytes(b"1")
+    own = Clip(model=str(tmp_path))
+    before = score_stage("s", source("a"), source("b"), own).config
+    for name in (clip.CONFIG, clip.WEIGHTS):
+        (tmp_path / name).write_bytes(b"12")
+        after = score_stage("s", source("a"), source("b"), own).config
+        assert after != before
+        before = after
+    with pytest.raises(ConfigError, match=r"clip\.model: gone/network is no network's folder"):
+        score_stage("s", source("a"), source("b"), Clip(model="gone/network"))
 
 
 def test_the_bundled_weights_are_known_by_their_hash():
