@@ -145,10 +145,10 @@ class ImageTar:
         self._tar = tar
         self.places: dict[str, tuple[int, int]] = {}
 
-    def add(self, sha256: str, body: bytes, extension: str) -> tuple[int, int]:
-        """Appends `{sha256}.{extension}`, once; the offset and length of its data, in bytes."""
+    def add(self, sha256: str, body: bytes, kind: str) -> tuple[int, int]:
+        """Appends an image of a format, once; the offset and length of its data, in bytes."""
         if sha256 not in self.places:
-            member = tarfile.TarInfo(f"{sha256}.{extension}")
+            member = tarfile.TarInfo(f"{sha256}.{EXTENSIONS[kind]}")
             member.size = len(body)
             self.places[sha256] = (self._tar.offset + tarfile.BLOCKSIZE, len(body))
             self._tar.addfile(member, io.BytesIO(body))
@@ -193,15 +193,25 @@ def _stored(
 ) -> dict[str, Any]:
     """The columns of one downloaded body, which is in `tar` afterwards unless it has a reason."""
     try:
-        facts = inspect_image(body, max_pixels)
-        if resize is not None and max(facts["width"], facts["height"]) > resize.max_side:
-            facts["format"] = "jpeg"
-            if facts["sha256"] not in tar.places:
-                body = _resized(body, resize)
+        facts, stored = stored_image(body, resize, max_pixels)
     except ImageRejectedError as rejected:
         return {"reason": str(rejected)}
-    offset, length = tar.add(facts["sha256"], body, EXTENSIONS[facts["format"]])
+    offset, length = tar.add(facts["sha256"], stored, facts["format"])
     return {**facts, "tar": tar_name, "offset": offset, "length": length}
+
+
+def stored_image(
+    body: bytes, resize: Resize | None = None, max_pixels: int = MAX_PIXELS
+) -> tuple[dict[str, Any], bytes]:
+    """The columns of `IMAGE` that an image's bytes tell, and the bytes to be stored.
+
+    Those may be smaller: `format` is theirs, the rest is of the original. Any thread may call it.
+    Raises ImageRejectedError.
+    """
+    facts = inspect_image(body, max_pixels)
+    if resize is None or max(facts["width"], facts["height"]) <= resize.max_side:
+        return facts, body
+    return {**facts, "format": "jpeg"}, _resized(body, resize)
 
 
 def _resized(body: bytes, resize: Resize) -> bytes:
