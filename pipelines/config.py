@@ -157,8 +157,8 @@ class ProsePages(Pages):
 class Resize(Strict):
     """Store images no larger than this; the original's hash stays the image's name."""
 
-    max_side: Positive
-    quality: Annotated[int, Field(ge=1, le=100)] = 92
+    shorter_side: Positive = 378  # pixels: what MM1's encoder sees is a square of as many
+    quality: Annotated[int, Field(ge=1, le=100)] = 95  # of JPEG
 
 
 class Download(Strict):
@@ -173,7 +173,7 @@ class Download(Strict):
     per_host_concurrency: Positive = 4
     per_host_rate: Annotated[float, Field(gt=0)] = 10.0  # requests a second
     respect_robots: bool = True
-    resize: Resize | None = None
+    resize: Resize | None = Resize()  # null keeps the bytes of every image as they came
     # By host; as many as the corpus has parts, if not given.
     partitions: Positive | None = None
     # Host (or *.host) to address:port: the one way that private addresses are opened.

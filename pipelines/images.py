@@ -167,7 +167,7 @@ def _fetched(partition: int, urls: list[str], place: Place, options: Download) -
     path = place.out / "store" / f"{name}.parquet"
     if not exists(path):
         limit = options.resize
-        resize = Resize(limit.max_side, limit.quality) if limit else None
+        resize = Resize(limit.shorter_side, limit.quality) if limit else None
         tell = partial(write_atomic, place.out / "fetching" / name)
         fetched = _fetch_in_chunks(urls, _fetch_options(options), tell)
         replies = ((reply.url, reply.body, reply.reason) for reply in fetched)

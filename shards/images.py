@@ -19,11 +19,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from PIL import Image, ImageOps
+from PIL import Image
+from PIL.ImageFile import ImageFile
 
 from shards import storage
+from shards.colours import srgb
+from shards.rights import rights
 from shards.schema import IMAGE
 from shards.storage import Location
 
@@ -31,6 +33,21 @@ MAX_PIXELS = 2**26  # 8192 x 8192, 192 MiB as RGB
 DECODERS = ("JPEG", "PNG", "GIF", "WEBP")  # of Pillow's; the others never see a stranger's bytes
 EXTENSIONS = {"jpeg": "jpg", "png": "png", "gif": "gif", "webp": "webp"}
 MEMBER_EXTENSIONS = frozenset({*EXTENSIONS.values(), "jpeg"})
+MEASURED_SIDE = 378  # pixels of the shorter side that JPEGs are decoded to at least
+
+ORIENTATION = 0x0112  # EXIF's tag, and how an image is turned upright
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+METADATA = frozenset(
+    {"comment", "exif", "icc_profile", "xmp"}
+)  # as Pillow tells them, beside texts
 
 NOT_DECODABLE = "image_not_decodable"
 TOO_MANY_PIXELS = "image_too_many_pixels"
@@ -63,45 +80,79 @@ class ImageRejectedError(Exception):
 
 @dataclass(frozen=True)
 class Resize:
-    """Store images whose longer side is above `max_side` pixels at that size, as JPEG."""
+    """Store images as `stored_image` says: at most `shorter_side` pixels across, and plain."""
 
-    max_side: int
-    quality: int = 95
+    shorter_side: int
+    quality: int = 95  # of JPEG, 1 to 100; img2dataset's default
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """An image that decodes to its end.
+
+    Attributes:
+        facts: its columns of `IMAGE`, but for where it is stored.
+        seen: upright, in sRGB and on white; of a large JPEG, a half, quarter or eighth in size.
+        plain: whether any reader sees the same in its bytes, and nothing is told in them besides.
+    """
+
+    facts: dict[str, Any]
+    seen: Image.Image
+    plain: bool
 
 
 def inspect_image(body: bytes, max_pixels: int = MAX_PIXELS) -> dict[str, Any]:
-    """The columns of `IMAGE` that the bytes of an image tell: hashes, size in pixels, format.
+    """The columns of `IMAGE` that the bytes of an image tell; where it is stored is not among them.
 
     The size is the header's, before any EXIF rotation, and is compared with `max_pixels` before
-    anything is decoded; then the whole first frame is. The perceptual hash is of what is seen:
-    upright and on white. Raises ImageRejectedError.
+    anything is decoded; then the whole first frame is. What is measured is what is seen: upright,
+    in sRGB and on white. Raises ImageRejectedError.
     """
-    width, height, kind = _header(body, max_pixels)
-    return {
-        "sha256": hashlib.sha256(body).hexdigest(),
-        "md5": hashlib.md5(body, usedforsecurity=False).hexdigest(),
-        "phash": _decoded_phash(body),
-        "width": width,
-        "height": height,
-        "format": kind,
-    }
+    return _inspected(body, max_pixels, MEASURED_SIDE).facts
 
 
-def _header(body: bytes, max_pixels: int) -> tuple[int, int, str]:
-    """Width, height and format by the first bytes alone."""
+def _inspected(body: bytes, max_pixels: int, least: int) -> Inspected:
+    image = _opened(body, max_pixels)
+    try:
+        facts = _header(image)
+        seen = _seen(image, least)
+        plain = not facts["animated"] and facts["format"] != "gif" and _is_plain(image, body)
+        return Inspected(facts | _hashes(body) | _measures(seen) | rights(image), seen, plain)
+    except Exception as error:  # a decoder fed with a stranger's bytes raises anything
+        raise ImageRejectedError(NOT_DECODABLE) from error
+
+
+def _header(image: ImageFile) -> dict[str, Any]:
+    # A phone's JPEG with a second picture inside opens as MPO; that is no animation.
+    kind = {"mpo": "jpeg"}.get(kind := (image.format or "").lower(), kind)
+    animated = kind != "jpeg" and bool(getattr(image, "is_animated", False))
+    facts = {"format": kind, "original_format": kind, "animated": animated}
+    return facts | {"width": image.width, "height": image.height}
+
+
+def _hashes(body: bytes) -> dict[str, Any]:
+    md5 = hashlib.md5(body, usedforsecurity=False)
+    return {"sha256": hashlib.sha256(body).hexdigest(), "md5": md5.hexdigest()}
+
+
+def _measures(seen: Image.Image) -> dict[str, Any]:
+    from shards.pixels import measure
+
+    return measure(seen)
+
+
+def _opened(body: bytes, max_pixels: int) -> ImageFile:
+    """An image of which only the header is read."""
     bombs = (Image.DecompressionBombError, Image.DecompressionBombWarning)
     try:
-        with Image.open(io.BytesIO(body), formats=DECODERS) as image:
-            width, height = image.size
-            # A phone's JPEG with a second picture inside opens as MPO.
-            kind = {"mpo": "jpeg"}.get(kind := (image.format or "").lower(), kind)
+        image = Image.open(io.BytesIO(body), formats=DECODERS)
     except bombs as error:
         raise ImageRejectedError(TOO_MANY_PIXELS) from error
     except Exception as error:  # a decoder fed with a stranger's bytes raises anything
         raise ImageRejectedError(_why_unknown(body)) from error
-    if width * height > max_pixels:
+    if image.width * image.height > max_pixels:
         raise ImageRejectedError(TOO_MANY_PIXELS)
-    return width, height, kind
+    return image
 
 
 def _why_unknown(body: bytes) -> str:
@@ -112,30 +163,49 @@ def _why_unknown(body: bytes) -> str:
     return OTHER_FORMAT if drawing or other else NOT_DECODABLE
 
 
-def _decoded_phash(body: bytes) -> str:
-    """The perceptual hash of an image that decodes to its end; raises ImageRejectedError."""
-    import imagehash  # not among what a reader of shards installs
-
-    try:
-        return str(imagehash.phash(open_image(body)))
-    except Exception as error:  # a decoder fed with a stranger's bytes raises anything
-        raise ImageRejectedError(NOT_DECODABLE) from error
-
-
 def open_image(body: bytes) -> Image.Image:
-    """The first frame as RGB: upright by its EXIF orientation, transparency over white.
+    """The first frame as RGB: upright by its EXIF orientation, in sRGB, transparency over white.
 
     Raises what Pillow raises for bytes that `inspect_image` would reject.
     """
     with Image.open(io.BytesIO(body), formats=DECODERS) as image:
-        upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip to white
-        return Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8)).convert("RGB")
-    if not upright.has_transparency_data:
-        return upright.convert("RGB")
-    layer = upright.convert("RGBA")
-    white = Image.new("RGBA", layer.size, "white")
-    return Image.alpha_composite(white, layer).convert("RGB")
+        return _seen(image)
+
+
+def _seen(image: ImageFile, least: int | None = None) -> Image.Image:
+    """What is to be seen of an opened image.
+
+    With `least`, a JPEG is decoded at the smallest of 1/1, 1/2, 1/4 and 1/8 at which its shorter
+    side has as many pixels, which takes a part of the time and memory.
+    """
+    if least is not None:
+        image.draft(None, (least, least))
+    image.load()
+    turn = TURNS.get(_orientation(image))
+    return srgb(image if turn is None else image.transpose(turn))
+
+
+def _orientation(image: ImageFile) -> int:
+    """EXIF's, 1 to 8; 1, which is upright, where the metadata cannot be read."""
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # a parser fed with a stranger's bytes raises anything
+        return 1
+
+
+def _is_plain(image: ImageFile, body: bytes) -> bool:
+    """Whether a decoded image is 8-bit RGB, grey or palette, opaque, and tells nothing else."""
+    deep = image.format == "PNG" and body[24] == 16  # bits, as its header says
+    segments = {name for name, _ in getattr(image, "applist", ())}
+    besides = [getattr(image, name, None) for name in ("text", "private_chunks")]  # of PNG
+    return (
+        image.mode in ("RGB", "L", "P", "1")
+        and not deep
+        and not image.has_transparency_data
+        and segments <= {"APP0", "APP14"}  # of JPEG: JFIF's and Adobe's colour models
+        and METADATA.isdisjoint(image.info)
+        and not any(besides)
+    )
 
 
 class ImageTar:
@@ -175,16 +245,20 @@ def store_images(
 ) -> pa.Table:
     """Writes the images among `fetched` (URL, body, reason) to a tar; rows of `IMAGE` in order.
 
-    `tar_name` is the tar's path below the store's root. With `resize`, hashes, width and height
-    stay those of the original; `format` and the place are of the stored bytes.
+    `tar_name` is the tar's path below the store's root. With `resize`, what is stored is as
+    `stored_image` says.
     """
+    known: dict[bytes, dict[str, Any]] = {}  # what is fetched from many URLs is decoded once
+    rows = []
     with write_image_tar(place) as tar:
-        rows = [
-            {"url": url, "reason": reason}
-            if body is None
-            else {"url": url, **_stored(tar, tar_name, body, resize, max_pixels)}
-            for url, body, reason in fetched
-        ]
+        for url, body, reason in fetched:
+            told: dict[str, Any] = {"reason": reason}
+            if body is not None:
+                digest = hashlib.sha256(body).digest()
+                if digest not in known:
+                    known[digest] = _stored(tar, tar_name, body, resize, max_pixels)
+                told = known[digest]
+            rows.append({"url": url, **told})
     return pa.Table.from_pylist(rows, schema=IMAGE)
 
 
@@ -205,31 +279,66 @@ def stored_image(
 ) -> tuple[dict[str, Any], bytes]:
     """The columns of `IMAGE` that an image's bytes tell, and the bytes to be stored.
 
-    Those may be smaller: `format` is theirs, the rest is of the original. Any thread may call it.
+    With `resize` any reader can show those as they are. They are the image's own, if it is no
+    larger than that says and plain: an upright still JPEG, PNG or WebP of 8 bits, opaque, without a
+    colour profile and without metadata. Else they are a JPEG of its first frame, upright, in sRGB,
+    on white and without metadata; its shorter side has `shorter_side` pixels or as many as it had.
+    `format` is theirs, all other columns are of the original. Any thread may call it.
+
     Raises ImageRejectedError.
     """
-    facts = inspect_image(body, max_pixels)
-    if resize is None or max(facts["width"], facts["height"]) <= resize.max_side:
+    least = max(MEASURED_SIDE, resize.shorter_side if resize else 0)
+    found = _inspected(body, max_pixels, least)
+    facts = found.facts
+    small = resize and min(facts["width"], facts["height"]) <= resize.shorter_side
+    if resize is None or (small and found.plain):
         return facts, body
-    return {**facts, "format": "jpeg"}, _resized(body, resize)
+    return facts | {"format": "jpeg"}, _resized(found.seen, resize)
 
 
 def _resized(body: bytes, resize: Resize) -> bytes:
     """`body` at most `max_side` pixels long, as JPEG; raises ImageRejectedError."""
+=======
+        found = _inspected(body, max_pixels, least)
+        kind, stored = stored_form(found, body, resize) if resize else (found.facts["format"], body)
+    except ImageRejectedError as rejected:
+        return {"reason": str(rejected)}
+    offset, length = tar.add(found.facts["sha256"], stored, EXTENSIONS[kind])
+    return {**found.facts, "format": kind, "offset": offset, "length": length}
+
+
+def stored_form(found: Inspected, body: bytes, resize: Resize) -> tuple[str, bytes]:
+    """The format and the bytes of an image that any reader can show as it is.
+
+    Those are its own, if it is no larger than `resize` says and plain: an upright still JPEG, PNG
+    or WebP of 8 bits, opaque, without a colour profile and without metadata. Else it becomes a
+    JPEG of its first frame, upright, in sRGB, on white and without metadata; its shorter side is
+    `shorter_side` pixels or as many as it has. Raises ImageRejectedError.
+    """
+    small = min(found.facts["width"], found.facts["height"]) <= resize.shorter_side
+    if small and found.plain:
+        return found.facts["format"], body
+    return "jpeg", _resized(found.seen, resize)
+
+
+def _resized(seen: Image.Image, resize: Resize) -> bytes:
+    """JPEG by img2dataset's resizer; raises ImageRejectedError."""
+>>>>>>> fa0c0d3 (Pictures are decoded once: stored upright, in sRGB, opaque and plain; measures of pixels and notices of licences in the index)
     # The import takes a second, and would ask a package index for a newer albumentations.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     from img2dataset.resizer import Resizer
 
-    # The resizer heeds neither EXIF orientation nor palettes nor 16 bits: it gets plain RGB.
+    # The resizer heeds neither EXIF orientation nor profiles, palettes or 16 bits: it gets plain
+    # RGB.
     plain = io.BytesIO()
-    open_image(body).save(plain, "BMP")
+    seen.save(plain, "BMP")
     resizer = Resizer(
-        image_size=resize.max_side,
-        resize_mode="keep_ratio_largest",
+        image_size=resize.shorter_side,
+        resize_mode="keep_ratio",
         resize_only_if_bigger=True,
         encode_quality=resize.quality,
         encode_format="jpg",
-        skip_reencode=True,
+        skip_reencode=False,
     )
     with _RESIZING:
         small, *_, error = resizer(plain)

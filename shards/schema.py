@@ -52,7 +52,18 @@ IMAGE = pa.schema(
         ("phash", pa.string()),  # 64-bit perceptual hash, 16 hex digits
         ("width", pa.int32()),  # pixels, of the original
         ("height", pa.int32()),
-        ("format", pa.string()),  # "jpeg", "png", "gif", "webp"
+        ("format", pa.string()),  # "jpeg", "png", "gif", "webp", as it is stored
+        ("original_format", pa.string()),
+        ("animated", pa.bool_()),  # it has more frames than the first, which counts
+        # Measures of `shards.pixels`.
+        ("contrast", pa.float32()),
+        ("uniformity", pa.float32()),
+        ("sharpness", pa.float32()),
+        ("text_share", pa.float32()),
+        # What its metadata say (`shards.rights`).
+        ("creator", pa.string()),
+        ("copyright", pa.string()),
+        ("licence", pa.string()),
         ("tar", pa.string()),  # path below the folder of the stage that downloaded it
         ("offset", pa.int64()),  # of the first byte of the stored image inside the tar
         ("length", pa.int64()),

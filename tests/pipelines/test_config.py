@@ -40,10 +40,12 @@ def test_mm1_has_the_published_values():
 
 
 def test_set_changes_a_key_and_reads_its_value_as_yaml(tmp_path: Path):
-    changed = load_recipe(recipe(tmp_path), ["mix.seq_len=2048", "download.resize={max_side: 512}"])
+    changed = load_recipe(
+        recipe(tmp_path), ["mix.seq_len=2048", "download.resize={shorter_side: 512}"]
+    )
     assert changed.mix.seq_len == 2048
     assert changed.download.resize is not None
-    assert changed.download.resize.max_side == 512
+    assert changed.download.resize.shorter_side == 512
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -17,22 +18,18 @@ import pytest
 import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from shards import images
 from shards.schema import IMAGE
+from tests.shards import variants
+from tests.shards.variants import encoded
 
 
 def picture(width: int = 40, height: int = 30, mode: str = "RGB", seed: int = 0) -> Image.Image:
     """A smooth picture: a few random blocks, enlarged."""
     blocks = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return Image.fromarray(blocks).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
-
-
-def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -99,7 +96,7 @@ def test_a_corrupt_png_checksum_is_not_decodable() -> None:
 
 
 def test_pixels_are_counted_before_anything_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "open_image", lambda body: pytest.fail("decoded"))
+    monkeypatch.setattr(images, "_seen", lambda *_: pytest.fail("decoded"))
     assert reason(png_header(50_000, 50_000)) == "image_too_many_pixels"  # over Pillow's own limit
     assert reason(png_header(8192, 8193)) == "image_too_many_pixels"
     assert reason(encoded(picture(40, 30)), max_pixels=1199) == "image_too_many_pixels"
@@ -127,33 +124,6 @@ def test_open_image_lays_transparency_on_white() -> None:
     assert images.open_image(encoded(clear, "PNG")).getpixel((0, 0)) == (255, 255, 255)
     half = Image.new("LA", (2, 2), (0, 128))
     assert images.open_image(encoded(half, "PNG")).getpixel((0, 0)) == (127, 127, 127)
-
-
-def test_open_image_takes_the_first_frame() -> None:
-    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
-    body = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert images.open_image(body).getpixel((0, 0)) == (255, 0, 0)
-
-
-def test_open_image_keeps_the_upper_byte_of_16_bits() -> None:
-    body = encoded(Image.fromarray(np.full((3, 3), 0x8040, np.uint16)), "PNG")
-    assert images.open_image(body).getpixel((1, 1)) == (0x80, 0x80, 0x80)
-
-
-def sideways() -> bytes:
-    """40 x 20, left half red, marked to be turned by 90 degrees clockwise."""
-    image = Image.new("RGB", (40, 20), "blue")
-    image.paste("red", (0, 0, 20, 20))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    return encoded(image, exif=exif, quality=95)
-
-
-def test_open_image_turns_a_photo_upright() -> None:
-    upright = images.open_image(sideways())
-    assert upright.size == (20, 40)
-    red, _, blue = upright.getpixel((10, 5))
-    assert red > 200 and blue < 50
 
 
 def downloads() -> list[tuple[str, bytes | None, str | None]]:
@@ -207,30 +177,177 @@ def test_a_run_that_fails_leaves_no_tar(tmp_path: Path) -> None:
     assert (tmp_path / "part.tar").read_bytes() == b"the earlier one"
 
 
+def stored(folder: Path, *bodies: bytes, side: int = 64) -> tuple[pa.Table, list[bytes]]:
+    """The index rows of images that are stored with a resize, and their bytes."""
+    fetched = [(f"u:{k}", body, None) for k, body in enumerate(bodies)]
+    rows = images.store_images(fetched, folder / "t.tar", "t.tar", images.Resize(side))
+    return rows, images.read_images(folder, rows)
+
+
+def shown(body: bytes) -> Image.Image:
+    """What a reader sees that knows nothing of orientation, alpha or profiles."""
+    return Image.open(io.BytesIO(body))
+
+
 def test_resize_shrinks_what_is_bigger_and_keeps_the_facts_of_the_original(tmp_path: Path) -> None:
-    big, small = encoded(picture(200, 100), "PNG"), encoded(picture(50, 64), "PNG")
-    resize = images.Resize(max_side=64, quality=90)
-    fetched = [("u:big", big, None), ("u:small", small, None), ("u:again", big, None)]
-    rows = images.store_images(fetched, tmp_path / "t.tar", "t.tar", resize)
+    big, small = encoded(picture(200, 100), "PNG"), encoded(picture(50, 640), "PNG")
+    rows, bodies = stored(tmp_path, big, small, big)
     assert rows["width"].to_pylist() == [200, 50, 200]
     assert rows["format"].to_pylist() == ["jpeg", "png", "jpeg"]
+    assert rows["original_format"].to_pylist() == ["png", "png", "png"]
     assert rows["sha256"][0].as_py() == hashlib.sha256(big).hexdigest()
-    stored = images.read_images(tmp_path, rows)
-    assert Image.open(io.BytesIO(stored[0])).size == (64, 32)
-    assert stored[1] == small
+    assert shown(bodies[0]).size == (128, 64)
+    assert bodies[1] == small
     assert rows["offset"][2] == rows["offset"][0]
 
 
-def test_resize_sees_what_open_image_sees(tmp_path: Path) -> None:
-    clear = Image.new("RGBA", (80, 80), (255, 0, 0, 0))
-    deep = Image.fromarray(np.full((80, 80), 0x8040, np.uint16))
-    fetched = [(str(k), encoded(i, "PNG"), None) for k, i in enumerate((clear, deep))]
-    fetched.append(("2", sideways(), None))
-    rows = images.store_images(fetched, tmp_path / "t.tar", "t.tar", images.Resize(20))
-    white, grey, turned = (Image.open(io.BytesIO(b)) for b in images.read_images(tmp_path, rows))
-    assert min(white.convert("L").tobytes()) >= 254
-    assert abs(grey.convert("L").getpixel((5, 5)) - 0x80) <= 1
-    assert turned.size == (10, 20)
+@pytest.mark.parametrize("name", variants.NAMES)
+def test_open_image_shows_every_kind_of_file_as_it_is_meant(name: str) -> None:
+    body, expected = variants.VARIANTS()[name]
+    seen = images.open_image(body)
+    assert seen.mode == "RGB"
+    difference = np.abs(np.asarray(seen, float) - expected)
+    lossy = "JPEG" in name
+    assert difference.mean() < (0.2 if lossy else 0.5) and difference.max() <= (9 if lossy else 1)
+
+
+@pytest.mark.parametrize("name", variants.NAMES)
+def test_what_is_stored_is_seen_alike_by_any_reader(name: str, tmp_path: Path) -> None:
+    body, expected = variants.VARIANTS()[name]
+    _, (small,) = stored(tmp_path, body, side=200)
+    assert shown(small).size == (221, 200) and shown(small).mode == "RGB"
+    assert not shown(small).info.keys() & {"exif", "xmp", "icc_profile", "comment"}
+    pixels = Image.fromarray(expected.round().astype(np.uint8))
+    wanted = np.asarray(pixels.resize((221, 200), Image.Resampling.BOX), float)
+    rough = 8.0 if name == "PNG of one bit" else 2.0  # its dots are no picture for JPEG
+    assert np.abs(np.asarray(shown(small), float) - wanted).mean() < rough
+
+
+def test_a_plain_image_that_is_small_enough_keeps_its_bytes(tmp_path: Path) -> None:
+    plain = {"JPEG", "progressive JPEG", "grey JPEG", "PNG", "PNG of one bit", "palette", "WebP"}
+    bodies = {name: body for name, (body, _) in variants.VARIANTS().items()}
+    rows, kept = stored(tmp_path, *bodies.values(), side=579)
+    same = {name for name, body in zip(bodies, kept, strict=True) if body == bodies[name]}
+    assert same == plain
+    formats = dict(zip(bodies, rows["format"].to_pylist(), strict=True))
+    assert {name for name, kind in formats.items() if kind == "jpeg"} == (set(bodies) - plain) | {
+        name for name in plain if "JPEG" in name
+    }
+    animated = dict(zip(bodies, rows["animated"].to_pylist(), strict=True))
+    assert {name for name, moves in animated.items() if moves} == {
+        name for name in bodies if "animated" in name
+    }
+
+
+def test_small_images_lose_their_metadata(tmp_path: Path) -> None:
+    image = picture(40, 30)
+    bodies = [
+        encoded(image, exif=variants.exif(1)),
+        encoded(image, comment=b"by me"),
+        encoded(image, xmp=b"<x/>"),
+        variants.with_segment(encoded(image), 0xE5, b"of a maker"),
+        variants.with_chunk(encoded(image, "PNG"), b"tEXt", b"Comment\0at home"),
+        variants.with_chunk(encoded(image, "PNG"), b"prVt", b"at home"),
+        encoded(image, "WEBP", exif=variants.exif(1)),
+    ]
+    _, kept = stored(tmp_path, *bodies)
+    for before, after in zip(bodies, kept, strict=True):
+        assert shown(after).size == (40, 30)
+        assert after != before and b"home" not in after and b"maker" not in after
+        assert not shown(after).info.keys() & {"exif", "xmp", "comment"}
+
+
+def test_what_pictures_say_of_their_licence_is_in_the_index(tmp_path: Path) -> None:
+    tags = Image.Exif()
+    tags[0x013B], tags[0x8298] = "Ada", "CC BY 4.0"
+    rows, _ = stored(tmp_path, encoded(picture(90, 90), exif=tags))
+    assert rows.select(["creator", "copyright", "licence"]).to_pylist() == [
+        {"creator": "Ada", "copyright": "CC BY 4.0", "licence": None}
+    ]
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_photos_are_upright_as_pillow_turns_them(turn: int, tmp_path: Path) -> None:
+    body = encoded(variants.photo(), quality=95, exif=variants.exif(turn))
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(body)))
+    assert np.array_equal(np.asarray(images.open_image(body)), np.asarray(expected))
+    rows, (small,) = stored(tmp_path, body, side=200)
+    size = (221, 200) if turn <= 4 else (200, 221)
+    assert shown(small).size == size
+    wanted = np.asarray(expected.resize(size, Image.Resampling.BOX), float)
+    assert np.abs(np.asarray(shown(small), float) - wanted).mean() < 2
+    assert (rows["width"][0].as_py(), rows["height"][0].as_py()) == (640, 579)
+
+
+@pytest.mark.parametrize("value", [0, 9, 7000])
+def test_an_orientation_that_is_none_turns_nothing(value: int) -> None:
+    tags = Image.Exif()
+    tags[0x0112] = value
+    assert images.open_image(encoded(picture(40, 20), exif=tags)).size == (40, 20)
+
+
+def test_broken_metadata_costs_no_picture() -> None:
+    body = variants.with_segment(encoded(picture()), 0xE1, b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    assert images.inspect_image(body)["width"] == 40
+    profiled = encoded(picture(), "PNG", icc_profile=variants.p3_profile()[:200])
+    assert np.array_equal(np.asarray(images.open_image(profiled)), np.asarray(picture()))
+
+
+def test_a_large_jpeg_is_decoded_in_part_and_measured_alike() -> None:
+    whole = variants.photo().resize((2560, 2316), Image.Resampling.LANCZOS)
+    large = images._inspected(encoded(whole, quality=95), images.MAX_PIXELS, images.MEASURED_SIDE)
+    assert large.seen.size == (640, 579)
+    assert (large.facts["width"], large.facts["height"]) == (2560, 2316)
+    small = images.inspect_image(encoded(variants.photo(), quality=95))
+    distance = int(large.facts["phash"], 16) ^ int(small["phash"], 16)
+    assert distance.bit_count() <= 2
+    for name in ("contrast", "uniformity"):
+        assert large.facts[name] == pytest.approx(small[name], rel=0.02)
+
+
+def test_the_recipes_size_decides_how_much_is_decoded(tmp_path: Path) -> None:
+    whole = encoded(variants.photo().resize((2560, 2316)))
+    for side in (100, 378, 600, 2000):
+        _, (small,) = stored(tmp_path, whole, side=side)
+        assert min(shown(small).size) == side
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF"])
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_a_photograph_cut_short_is_not_decodable(kind: str, share: float) -> None:
+    body = encoded(variants.photo(), kind)
+    assert reason(body[: int(len(body) * share)]) == "image_not_decodable"
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [(b"zTXt", b"Comment\0\0"), (b"iCCP", b"wide\0\0"), (b"iTXt", b"Comment\0\1\0\0\0")],
+)
+def test_text_that_inflates_is_refused_before_it_does(name: bytes, head: bytes) -> None:
+    bomb = head + zlib.compress(bytes(50_000_000))
+    body = variants.with_chunk(encoded(picture(), "PNG"), name, bomb)
+    tracemalloc.start()
+    assert reason(body) == "image_not_decodable"
+    assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    tracemalloc.stop()
+
+
+def test_the_same_pictures_give_the_same_tar(tmp_path: Path) -> None:
+    bodies = [body for body, _ in variants.VARIANTS().values()]
+    for name in ("a", "b"):
+        stored(tmp_path / name, *bodies, side=100)
+    assert (tmp_path / "a/t.tar").read_bytes() == (tmp_path / "b/t.tar").read_bytes()
+
+
+def test_what_many_urls_hand_out_is_decoded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    inspected = images._inspected
+    monkeypatch.setattr(images, "_inspected", lambda *a: seen.append(a) or inspected(*a))
+    rows, _ = stored(tmp_path, *[encoded(picture(), "PNG")] * 5)
+    assert len(seen) == 1
+    assert len(set(rows["sha256"].to_pylist())) == 1 and rows["url"][4].as_py() == "u:4"
 
 
 def test_reading_past_the_end_is_an_error(tmp_path: Path) -> None:
@@ -286,5 +403,7 @@ def test_adopt_refuses_tars_that_cannot_be_read_in_place(tmp_path: Path) -> None
 
 
 def test_readers_need_no_imagehash() -> None:
-    code = "import sys, shards.images; assert not {'imagehash', 'img2dataset'} & {*sys.modules}"
+    code = (
+        "import sys, shards.images; assert not {'imagehash', 'img2dataset', 'cv2'} & {*sys.modules}"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

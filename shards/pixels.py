@@ -1,0 +1,93 @@
+"""What the pixels of a picture tell without a model: measured once, when it is stored.
+
+All measures are of one greyscale picture (ITU-R 601 luma, 8 bits) whose longer side is at most
+`SIDE` pixels, by averaging, so that they compare between pictures of any size.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+SIDE = 512
+NEAR_LEVELS = 16  # of 256 levels of grey that pass for one shade
+
+Grey = NDArray[np.uint8]  # of shape [height, width]
+
+
+def measure(picture: Image.Image) -> dict[str, Any]:
+    """The columns of `schema.IMAGE` that pixels tell: `phash` and four measures.
+
+    `contrast` is the standard deviation of grey, 0 to 127.5; `uniformity` the largest share of
+    pixels within 16 neighbouring levels of grey, 1/16 to 1.
+    """
+    import imagehash  # not among what a reader of shards installs
+
+    small = shrunk(picture)
+    grey = np.asarray(small)
+    levels = np.array(small.histogram())
+    # The size that imagehash would bring it to by itself, which takes most of its time.
+    thumb = small.resize((32, 32), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    return {
+        "phash": str(imagehash.phash(thumb)),
+        "contrast": _deviation(levels),
+        "uniformity": float(np.convolve(levels, np.ones(NEAR_LEVELS)).max() / grey.size),
+        "sharpness": sharpness(grey),
+        "text_share": text_share(grey),
+    }
+
+
+def shrunk(picture: Image.Image) -> Image.Image:
+    """`picture` in grey, its longer side `SIDE` pixels or, if it has fewer, as it is."""
+    grey = picture.convert("L")
+    scale = SIDE / max(grey.size)
+    if scale >= 1:
+        return grey
+    width, height = (max(round(side * scale), 1) for side in grey.size)
+    return grey.resize((width, height), Image.Resampling.BOX)
+
+
+def _deviation(levels: NDArray[np.int64]) -> float:
+    """The standard deviation of grey, from the number of pixels of each level."""
+    mean = np.average(np.arange(256), weights=levels)
+    return float(np.sqrt(np.average((np.arange(256) - mean) ** 2, weights=levels)))
+
+
+def sharpness(grey: Grey) -> float:
+    """The variance of the Laplacian (3 x 3, four neighbours): low where edges are blurred.
+
+    Pech-Pacheco et al. 2000, "Diatom autofocusing in brightfield microscopy", as LAPV. NeMo
+    Curator's blur score is the same of the picture in its full size, where large and noisy
+    pictures come out sharper; here it is of `SIDE` pixels, near what an encoder sees.
+    """
+    import cv2
+
+    second = cv2.Laplacian(grey, cv2.CV_16S)
+    return float(cv2.meanStdDev(second)[1][0, 0] ** 2)
+
+
+def text_share(grey: Grey) -> float:
+    """The share of the picture that lines of text seem to cover, 0 to 1; this project's own.
+
+    Strong edges (a morphological gradient over Otsu's threshold) without long straight lines are
+    joined along rows; what then is 4 to 32 pixels high, at least 1.5 times as wide and fills half
+    of its box passes for words. It reads no letters: crowds and city lights count a little, higher
+    letters not at all. Screenshots of menus and dialogs have about 0.1, photographs about 0.005; a
+    screenshot is above a photograph in 96 of 100 pairs (`tests/shards/test_pixels.py`).
+    """
+    import cv2
+
+    edges = cv2.morphologyEx(grey, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
+    _, strong = cv2.threshold(edges, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    rules = [cv2.morphologyEx(strong, cv2.MORPH_OPEN, np.ones(s, np.uint8)) for s in RULE_SHAPES]
+    words = cv2.subtract(strong, cv2.max(*rules))
+    joined = cv2.morphologyEx(words, cv2.MORPH_CLOSE, np.ones((1, 9), np.uint8))
+    boxes = cv2.connectedComponentsWithStats(joined, connectivity=8)[2][1:]  # 0 is what is around
+    width, height, area = (boxes[:, i].astype(float) for i in COMPONENT)
+    line = (height >= 4) & (height <= 32) & (width >= 1.5 * height)
+    return float((width * height)[line & (area >= 0.5 * width * height)].sum() / grey.size)
+
+
+RULE_SHAPES = ((1, 41), (41, 1))  # pixels of a straight line that is no letter's
+COMPONENT = (2, 3, 4)  # width, height and area among OpenCV's figures of a component
