@@ -296,34 +296,8 @@ def stored_image(
     return facts | {"format": "jpeg"}, _resized(found.seen, resize)
 
 
-def _resized(body: bytes, resize: Resize) -> bytes:
-    """`body` at most `max_side` pixels long, as JPEG; raises ImageRejectedError."""
-=======
-        found = _inspected(body, max_pixels, least)
-        kind, stored = stored_form(found, body, resize) if resize else (found.facts["format"], body)
-    except ImageRejectedError as rejected:
-        return {"reason": str(rejected)}
-    offset, length = tar.add(found.facts["sha256"], stored, EXTENSIONS[kind])
-    return {**found.facts, "format": kind, "offset": offset, "length": length}
-
-
-def stored_form(found: Inspected, body: bytes, resize: Resize) -> tuple[str, bytes]:
-    """The format and the bytes of an image that any reader can show as it is.
-
-    Those are its own, if it is no larger than `resize` says and plain: an upright still JPEG, PNG
-    or WebP of 8 bits, opaque, without a colour profile and without metadata. Else it becomes a
-    JPEG of its first frame, upright, in sRGB, on white and without metadata; its shorter side is
-    `shorter_side` pixels or as many as it has. Raises ImageRejectedError.
-    """
-    small = min(found.facts["width"], found.facts["height"]) <= resize.shorter_side
-    if small and found.plain:
-        return found.facts["format"], body
-    return "jpeg", _resized(found.seen, resize)
-
-
 def _resized(seen: Image.Image, resize: Resize) -> bytes:
     """JPEG by img2dataset's resizer; raises ImageRejectedError."""
->>>>>>> fa0c0d3 (Pictures are decoded once: stored upright, in sRGB, opaque and plain; measures of pixels and notices of licences in the index)
     # The import takes a second, and would ask a package index for a newer albumentations.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     from img2dataset.resizer import Resizer

@@ -207,7 +207,8 @@ def test_an_image_is_fetched_once_for_all_parts_and_a_missing_one_has_its_reason
     good, missing = (schema.image_part(f"{NOTO}/noto-{n}.png") for n in ("1f0cf", "none"))
     odd = schema.image_part("not a url")
     parts = [pages([good, missing], [missing]), pages([text("A"), good], [odd, good]), pages()]
-    options = Download(connect_to={"*.mixwright.example": site.address}, per_host_rate=500)
+    address = {"*.mixwright.example": site.address}
+    options = Download(connect_to=address, per_host_rate=500, resize=None)
     stage = download_stage("web/download", source("web/a"), options)
     inputs = [write_stage(tmp_path / "a", parts)]
     place = run_stage(stage, tmp_path / "download", inputs)
