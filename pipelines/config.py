@@ -309,9 +309,10 @@ class Fetch(Strict):
 
 
 class Copies(Strict):
-    """Take out every image that the corpus shows more often (OBELICS and MM1: than 10 times)."""
+    """Take out what the corpus has more often: pictures from wherever they are, captions beyond."""
 
-    most: Positive = 10
+    of: Literal["image", "caption"] = "image"
+    most: Positive = 10  # of images those of OBELICS and MM1
 
 
 class Step(Strict):
@@ -364,7 +365,6 @@ class Step(Strict):
 
 NEEDS = {  # the step that has to stand before
     "step filter_images": "download",
-    "step copies": "download",
     "step clip": "download",
     "filter image_similarity": "clip",
 }
@@ -431,6 +431,8 @@ class Text(Corpus):
     def _there_are_no_pictures(self) -> "Text":
         if any(step.kind == "download" for step in self.steps):
             raise ValueError("text has no pictures to download")
+        if any(step.copies and step.copies.of == "image" for step in self.steps):
+            raise ValueError("text has no pictures; copies may be of: caption")
         return self
 
 

@@ -9,7 +9,7 @@ That is all there is to do where a record has one key, and takes no job of its o
 duplicate's duplicate may be like neither, which `pipelines.near` follows up.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from configs.reading import ConfigError
 from pipelines import keys, near
 from pipelines.config import Dedupe
-from pipelines.images import drop_images
 from pipelines.stage import (
     Part,
     Pieces,
@@ -39,10 +38,8 @@ from shards.stores.options import StorageOptions
 
 KEY = pa.schema(
     [
-        ("key", pa.string()),  # begins with the kind of the key
-        ("reason", pa.string()),
-        ("priority", pa.int32()),  # the kinds' order: decides which reason a record is given
-        ("rank", pa.int64()),  # smaller is better; of images, how often a part shows one
+        ("key", pa.string()),
+        ("rank", pa.int64()),  # smaller is better
         ("id", pa.string()),
         ("part", pa.int32()),
         ("row", pa.int32()),
@@ -52,11 +49,6 @@ LOSER = pa.schema([*KEY, ("keeper", pa.string())])
 ORDER = ["key", "rank", "id", "part", "row"]
 
 MODULES = tuple(f"pipelines.{name}" for name in ("dedupe", "near", "alike", "clusters", "keys"))
-
-Split = Callable[[int], Pieces]
-Verdicts = Callable[[pa.Table], pa.Table]
-Apply = Callable[[pa.Table, pa.Table], Part]
-Write = Callable[[tuple[int, Iterable[pa.Table]]], int]
 
 
 def dedupe_stage(
@@ -106,38 +98,14 @@ def _making(config: dict[str, Any]) -> dict[str, Any]:
     return {"exact": config["exact"], "near": bands, "scope": config["scope"]}
 
 
-def image_copies_stage(name: str, source: Stage, most: int) -> Stage:
-    """Take out every image that the corpus shows more than `most` times (OBELICS, MM1: 10)."""
-    return Stage(
-        name,
-        partial(_drop_frequent_images, most=most),
-        most,
-        ("pipelines.dedupe", "pipelines.images"),
-        inputs=(source.name,),
-    )
-
-
 def _dedupe(parts: Any, place: Place, options: Dedupe) -> Any:
-    split = partial(_split_keys, place=place, options=options)
-    write = partial(_write, place=place, apply=drop_losers, options=options)
-    return _by_key(parts, place, split, losers, write)
-
-
-def _drop_frequent_images(parts: Any, place: Place, most: int) -> Any:
-    split = partial(_split_images, place=place)
-    verdicts = partial(frequent, most=most)
-    write = partial(_write, place=place, apply=drop_frequent, options=None)
-    return _by_key(parts, place, split, verdicts, write)
-
-
-def _by_key(parts: Any, place: Place, split: Split, verdicts: Verdicts, write: Write) -> Any:
     found = (
         parts
-        | "keys" >> beam.FlatMap(split)
+        | "keys" >> beam.FlatMap(_split_keys, place, options)
         | "by key" >> beam.GroupByKey()
-        | "judge" >> beam.FlatMap(_judge, place, verdicts)
+        | "judge" >> beam.FlatMap(_judge, place)
     )
-    return by_part(parts, found, LOSER) | "write" >> beam.Map(write)
+    return by_part(parts, found, LOSER) | "write" >> beam.Map(_write, place, options)
 
 
 def _split_keys(part: int, place: Place, options: Dedupe) -> Pieces:
@@ -147,8 +115,8 @@ def _split_keys(part: int, place: Place, options: Dedupe) -> Pieces:
     one a part, and pass through.
     """
     with place.clock():
-        records, reason = keys.records(place.read(part), options), keys.reasons(options)[0]
-        table = document_keys(records, part, reason).sort_by(_ascending(ORDER))
+        records = keys.records(place.read(part), options)
+        table = document_keys(records, part).sort_by(_ascending(ORDER))
         lost = _runs(table["key"]) != np.arange(table.num_rows)
         rows = _with_keepers(table)
     count = partitions(place)
@@ -156,25 +124,17 @@ def _split_keys(part: int, place: Place, options: Dedupe) -> Pieces:
     return place.sent(scatter(rows, targets))
 
 
-def _split_images(part: int, place: Place) -> Pieces:
-    """How often the part shows each image, to the partition of the image."""
-    with place.clock():
-        table = image_keys(place.read(part), part)
-    rows = table.append_column(LOSER.field("keeper"), table["id"])
-    return place.sent(scatter(rows, _hashes(table) % partitions(place)))
-
-
 def _hashes(table: pa.Table) -> NDArray[np.int64]:
     found = table["key"].to_pylist()
     return np.array([int(schema.digest(key)[:8], 16) for key in found], np.int64)
 
 
-def _judge(group: tuple[int, Iterable[pa.Table]], place: Place, verdicts: Verdicts) -> Pieces:
+def _judge(group: tuple[int, Iterable[pa.Table]], place: Place) -> Pieces:
     partition, tables = group
     rows = pa.concat_tables(tables).combine_chunks()
     if partition < partitions(place):
         with place.clock():
-            rows = verdicts(rows.select(KEY.names).sort_by(_ascending(ORDER)))
+            rows = losers(rows.select(KEY.names).sort_by(_ascending(ORDER)))
     return place.sent(scatter(rows, rows["part"]))
 
 
@@ -182,18 +142,16 @@ def _ascending(names: Sequence[str]) -> list[tuple[str, str]]:
     return [(name, "ascending") for name in names]
 
 
-def _write(
-    group: tuple[int, Iterable[pa.Table]], place: Place, apply: Apply, options: Dedupe | None
-) -> int:
-    """Write a part without those that lost; of documents, as `options` say, with their keys."""
+def _write(group: tuple[int, Iterable[pa.Table]], place: Place, options: Dedupe) -> int:
+    """Write the documents of a part that are kept, with their keys."""
     part, verdicts = group
     with place.clock():
         if not place.has(part):
             documents = place.read(part)
-            result = apply(documents, _last_word(pa.concat_tables(verdicts).combine_chunks()))
-            if options:
-                near.keep(keys.records(result[0], options), part, place)
-            write_documents(place, part, documents, result, images=options is None)
+            lost = _last_word(pa.concat_tables(verdicts).combine_chunks())
+            result = drop_losers(documents, lost, keys.reasons(options)[0])
+            near.keep(keys.records(result[0], options), part, place)
+            write_documents(place, part, documents, result)
     return part
 
 
@@ -227,23 +185,12 @@ def _with_keepers(keys: pa.Table) -> pa.Table:
     return keys.append_column(LOSER.field("keeper"), keeper)
 
 
-def frequent(keys: pa.Table, *, most: int) -> pa.Table:
-    """Every row whose key occurs, over all rows' `rank`, more than `most` times."""
-    first = _runs(keys["key"])
-    counts = np.bincount(first, np.asarray(keys["rank"]), minlength=len(first))
-    return keys.append_column(LOSER.field("keeper"), keys["id"]).filter(
-        pa.array(counts[first] > most)
-    )
-
-
-def document_keys(records: pa.Table, part: int, reason: str) -> pa.Table:
+def document_keys(records: pa.Table, part: int) -> pa.Table:
     """One row for every record that has a key, of which there is one kind."""
     n = records.num_rows
     found = keys.matrix(records).reshape(-1)
     columns = [
         pa.array(found).cast(pa.string()),
-        pa.array([reason] * n, pa.string()),
-        pa.array([0] * n, pa.int32()),
         records["rank"],
         records["id"],
         pa.array([part] * n, pa.int32()),
@@ -252,35 +199,13 @@ def document_keys(records: pa.Table, part: int, reason: str) -> pa.Table:
     return pa.table(columns, schema=KEY).filter(pa.array(found != keys.NO_KEY))
 
 
-def drop_losers(documents: pa.Table, verdicts: pa.Table) -> Part:
-    """Drop the documents that lost, each for the first reason in the recipe's order."""
-    order = _ascending(["row", "priority", "keeper"])
-    reasons: list[str | None] = [None] * documents.num_rows
+def drop_losers(documents: pa.Table, verdicts: pa.Table, reason: str) -> Part:
+    """Drop the documents that lost, with the ids of those that are kept in their stead."""
     keepers: list[str | None] = [None] * documents.num_rows
-    for verdict in reversed(verdicts.sort_by(order).to_pylist()):
-        reasons[verdict["row"]], keepers[verdict["row"]] = verdict["reason"], verdict["keeper"]
+    for row, keeper in zip(
+        *(verdicts[name].to_pylist() for name in ("row", "keeper")), strict=True
+    ):
+        keepers[row] = keeper
+    reasons = [None if keeper is None else reason for keeper in keepers]
     keep = pa.array([reason is None for reason in reasons], pa.bool_())
     return documents.filter(keep), ledger.drop_rows(documents, reasons, details=keepers)
-
-
-def image_keys(documents: pa.Table, part: int) -> pa.Table:
-    """One row for every image of a part of the corpus; its rank is how often the part shows it."""
-    shown = schema.flatten_parts(documents)[1].field("image").drop_null().value_counts()
-    n = len(shown)
-    columns = [
-        shown.field("values"),
-        pa.array(["image_too_frequent"] * n, pa.string()),
-        pa.array([0] * n, pa.int32()),
-        shown.field("counts"),
-        pa.array([""] * n, pa.string()),
-        pa.array([part] * n, pa.int32()),
-        pa.array([0] * n, pa.int32()),
-    ]
-    return pa.table(columns, schema=KEY)
-
-
-def drop_frequent(documents: pa.Table, verdicts: pa.Table) -> Part:
-    """Take out the image parts that occur too often in the corpus."""
-    images = schema.flatten_parts(documents)[1].field("image")
-    lost = pc.is_in(images, verdicts["key"].combine_chunks()).to_pylist()
-    return drop_images(documents, ["image_too_frequent" if each else None for each in lost])

@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from pipelines.config import Corpus, Download, Step
+from pipelines.copies import copies_stage
 from pipelines.decontaminate import decontaminate_stage
-from pipelines.dedupe import dedupe_stage, image_copies_stage
+from pipelines.dedupe import dedupe_stage
 from pipelines.images import download_stage, image_filter_stage
 from pipelines.lines import lines_stage
 from pipelines.masking import mask_stage
@@ -75,7 +76,7 @@ def _stage(
         case "download":
             return download_stage(name, source, download)
         case "copies":
-            return image_copies_stage(name, source, options.most)
+            return copies_stage(name, source, options)
     fetched = downloaded(made)
     assert fetched is not None, "a recipe that lacks it was refused"
     match step.kind:

@@ -43,16 +43,14 @@ record = st.fixed_dictionaries(
     {"key": st.sampled_from("abc"), "rank": st.integers(-2, 0), "id": st.sampled_from("123")}
 )
 records = st.lists(record, max_size=12).map(
-    lambda rows: [
-        row | {"reason": "r", "priority": 0, "part": i % 3, "row": i} for i, row in enumerate(rows)
-    ]
+    lambda rows: [row | {"part": i % 3, "row": i} for i, row in enumerate(rows)]
 )
 
 
 NOWHERE = Place("dedupe", Path(), Path(), (), (), 1)
 
 
-def judged(rows: list[dict[str, Any]], verdicts: Any, order: random.Random) -> list[dict[str, Any]]:
+def judged(rows: list[dict[str, Any]], order: random.Random) -> list[dict[str, Any]]:
     """The verdicts on rows that arrive in tables of any size, in any order."""
     rows = list(rows)
     order.shuffle(rows)
@@ -61,7 +59,7 @@ def judged(rows: list[dict[str, Any]], verdicts: Any, order: random.Random) -> l
         size = order.randint(1, len(rows))
         tables.append(pa.Table.from_pylist(rows[:size], schema=dedupe.LOSER))
         rows = rows[size:]
-    found = dict(dedupe._judge((0, tables), NOWHERE, verdicts))
+    found = dict(dedupe._judge((0, tables), NOWHERE))
     assert all(table["part"].to_pylist() == [part] * len(table) for part, table in found.items())
     return sorted((row for t in found.values() for row in t.to_pylist()), key=lambda r: r["row"])
 
@@ -76,21 +74,7 @@ def test_all_but_the_best_record_of_a_key_lose_to_it(
 ):
     best = {row["key"]: row for row in sorted(rows, key=place, reverse=True)}
     expected = [r | {"keeper": best[r["key"]]["id"]} for r in rows if r is not best[r["key"]]]
-    assert judged(rows, dedupe.losers, order) == expected
-
-
-@given(records, st.integers(1, 4), st.randoms(use_true_random=False))
-def test_all_records_of_a_key_that_is_too_frequent_go(
-    rows: list[dict[str, Any]], most: int, order: random.Random
-):
-    def verdicts(keys: pa.Table) -> pa.Table:
-        return dedupe.frequent(keys, most=most)
-
-    def occurrences(key: str) -> int:
-        return sum(r["rank"] for r in rows if r["key"] == key)
-
-    expected = [r["row"] for r in rows if occurrences(r["key"]) > most]
-    assert [row["row"] for row in judged(rows, verdicts, order)] == expected
+    assert judged(rows, order) == expected
 
 
 def keys_of(options: Dedupe, *documents: dict[str, Any]) -> list[list[int]]:
@@ -424,24 +408,6 @@ def test_nothing_but_tables_crosses_the_shuffles_of_links(tmp_path: Path):
         graph(pipeline)
         found = [c for name, c in shuffles(pipeline.to_runner_api()) if not name.endswith("spread")]
         assert set(found) == {"TupleCoder[VarIntCoder, TableCoder]"}
-
-
-def test_images_that_a_corpus_shows_too_often_go_from_all_pages(tmp_path: Path):
-    logo = image("logo")
-    pages = [page(str(i), text("Words."), logo, image(f"own{i}")) for i in range(3)]
-    pages.append(page("9", logo))
-    parts = [schema.documents(pages[:1]), schema.documents(pages[1:])]
-    inputs = [write_stage(tmp_path / "a", parts)]
-    for most, left in ((4, 4), (3, 3)):
-        stage = dedupe.image_copies_stage("web/copies", source("web/a"), most)
-        place = run_stage(stage, tmp_path / f"copies{most}", inputs)
-        counts = ledger.read_counts(place.out)
-        assert sum(map(len, kept(place))) == counts.kept["document"] == left
-        assert counts.kept["image"] == (7 if most == 4 else 3)
-    assert counts.dropped == {
-        "document": {"image_too_frequent": 1},
-        "image": {"image_too_frequent": 4},
-    }
 
 
 def test_a_key_sends_one_row_a_part_however_often_it_occurs(tmp_path: Path):
