@@ -172,10 +172,17 @@ class Download(Strict):
     concurrency: Positive = 64  # requests under way in a partition
     per_host_concurrency: Positive = 4
     per_host_rate: Annotated[float, Field(gt=0)] = 10.0  # requests a second
+    max_crawl_delay: Annotated[float, Field(ge=0)] = 30.0  # seconds; of what robots.txt may ask for
+    max_host_failures: Positive = 20  # in a row, after which a host is not asked any more
+    held_bytes: Positive = 256_000_000  # of bodies in memory, in a partition
     respect_robots: bool = True
+    # Directives of X-Robots-Tag that refuse an image.
+    opt_out_headers: list[str] = ["noai", "noimageai", "noindex", "noimageindex", "noml"]
     resize: Resize | None = Resize()  # null keeps the bytes of every image as they came
     # By host; as many as the corpus has parts, if not given.
     partitions: Positive | None = None
+    tar_urls: Positive = 10_000  # of one partition, whose images share a tar
+    tar_bytes: Annotated[int, Field(gt=0, le=4 * 2**30)] = 2**30  # after which another is begun
     # Host (or *.host) to address:port: the one way that private addresses are opened.
     connect_to: dict[str, str] = {}
 

@@ -4,8 +4,7 @@ Image bytes go from the network into the image store and from there into a model
 between workers are URLs, hashes and places in tars.
 """
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -14,23 +13,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.config import Download, FilterSpec
-from pipelines.fetch import Fetched, FetchOptions, fetch_all
+from pipelines.config import FilterSpec
 from pipelines.stage import (
     Part,
-    Pieces,
     Place,
     Stage,
-    by_part,
     judge,
-    partitions,
-    scatter,
     write_documents,
 )
 from shards import ledger, schema
-from shards.images import Resize, store_images
 from shards.ledger import part_name
-from shards.storage import Location, exists, read_table, write_atomic, write_table
+from shards.storage import Location, read_table
 
 FETCH_CHUNK = 512  # URLs whose bodies are held in memory at once
 TELL_SECONDS = 5.0
@@ -103,120 +96,6 @@ def image_rows(documents: pa.Table, index: pa.Table) -> tuple[list[int], pa.Tabl
 def read_index(download: Location, part: int) -> pa.Table:
     """The rows of the image store for every URL in part `part` of the documents."""
     return read_table(download / "index" / f"{part_name(part)}.parquet")
-
-
-# Download
-
-
-def download_stage(name: str, source: Stage, options: Download) -> Stage:
-    """Fetch every image of the documents of `source` into the image store."""
-    runtime_only = {"connect_to", "concurrency", "per_host_concurrency", "per_host_rate"}
-    return Stage(
-        name,
-        partial(download, options=options),
-        options.model_dump(exclude=runtime_only),
-        ("pipelines.images", "pipelines.fetch", "pipelines.addresses"),
-        inputs=(source.name,),
-        selects=True,
-    )
-
-
-def download(parts: Any, place: Place, options: Download) -> Any:
-    """Fetch every image once, grouped by host, and give each part of the documents its results.
-
-    Two shuffles of small rows: URLs to the partition of their host, results back to the parts.
-    """
-    results = (
-        parts
-        | "ask" >> beam.FlatMap(_requests, place, options.partitions or partitions(place))
-        | "by host" >> beam.GroupByKey()
-        | "fetch" >> beam.FlatMap(_fetch_partition, place, options)
-    )
-    return by_part(parts, results, schema.IMAGE) | "write" >> beam.Map(_write_downloaded, place)
-
-
-def _host(url: str) -> str:
-    return url.split("/", 3)[2].lower() if url.count("/") >= 2 else url
-
-
-def _requests(part: int, place: Place, count: int) -> Pieces:
-    _, parts = schema.flatten_parts(place.read(part))
-    urls = pc.unique(parts.field("url").drop_null())
-    hosts = [int(schema.digest(_host(url))[:8], 16) % count for url in urls.to_pylist()]
-    columns = [urls, pa.array([part] * len(urls), pa.int32())]
-    return place.sent(scatter(pa.table(columns, schema=REQUEST), hosts))
-
-
-def _fetch_partition(
-    group: tuple[int, Iterable[pa.Table]], place: Place, options: Download
-) -> Pieces:
-    partition, tables = group
-    requests = pa.concat_tables(tables).combine_chunks()
-    requests = requests.sort_by([("url", "ascending"), ("part", "ascending")])
-    # By hash, so that every chunk of requests is spread over the hosts of the partition.
-    urls = sorted(pc.unique(requests["url"]).to_pylist(), key=schema.digest)
-    with place.clock():
-        index = _fetched(partition, urls, place, options)
-    rows = index.take(pc.index_in(requests["url"], index["url"].combine_chunks()))
-    return place.sent(scatter(rows, requests["part"]))
-
-
-def _fetched(partition: int, urls: list[str], place: Place, options: Download) -> pa.Table:
-    """The store's rows of one partition; read back if an interrupted run has finished it."""
-    name = f"host-{partition:05d}"
-    path = place.out / "store" / f"{name}.parquet"
-    if not exists(path):
-        limit = options.resize
-        resize = Resize(limit.shorter_side, limit.quality) if limit else None
-        tell = partial(write_atomic, place.out / "fetching" / name)
-        fetched = _fetch_in_chunks(urls, _fetch_options(options), tell)
-        replies = ((reply.url, reply.body, reply.reason) for reply in fetched)
-        tar = f"store/{name}.tar"  # below the stage's folder
-        index = store_images(replies, place.out / tar, tar, resize)
-        place.count("bytes", pc.sum(index["length"]).as_py() or 0)
-        write_table(path, index)
-    return read_table(path)
-
-
-def _fetch_in_chunks(
-    urls: list[str], options: FetchOptions, tell: Callable[[bytes], None]
-) -> Iterator[Fetched]:
-    """Results in the order of `urls`, with no more than a chunk of bodies in memory.
-
-    `tell` is given "done total" now and then: what the progress bar of a download reads.
-    """
-    told = time.monotonic()
-    for first in range(0, len(urls), FETCH_CHUNK):
-
-        def ended(done: int, first: int = first) -> None:
-            nonlocal told
-            if time.monotonic() - told > TELL_SECONDS:
-                told = time.monotonic()
-                tell(f"{first + done} {len(urls)}".encode())
-
-        yield from fetch_all(urls[first : first + FETCH_CHUNK], options, ended)
-    tell(f"{len(urls)} {len(urls)}".encode())
-
-
-def _fetch_options(options: Download) -> FetchOptions:
-    names = FetchOptions.__dataclass_fields__.keys() & Download.model_fields.keys()
-    return FetchOptions(**{name: getattr(options, name) for name in names})
-
-
-def _write_downloaded(group: tuple[int, Iterable[pa.Table]], place: Place) -> int:
-    part, results = group
-    if place.has(part):
-        return part
-    documents = place.read(part)
-    index = pa.concat_tables(results).sort_by("url")
-    _, parts = schema.flatten_parts(documents)
-    places = pc.index_in(parts.field("url"), index["url"].combine_chunks())
-    found = index["sha256"].combine_chunks().take(places)
-    filled = schema.with_parts(documents, "image", found)
-    write_table(place.out / "index" / f"{part_name(part)}.parquet", index)
-    reasons = index["reason"].take(places).to_pylist()
-    write_documents(place, part, documents, drop_images(filled, reasons), images=True)
-    return part
 
 
 def set_scores(documents: pa.Table, where: Sequence[int], scores: Sequence[float]) -> pa.Table:

@@ -7,7 +7,8 @@ from pipelines.config import Corpus, Download, Step
 from pipelines.copies import copies_stage
 from pipelines.decontaminate import decontaminate_stage
 from pipelines.dedupe import dedupe_stage
-from pipelines.images import download_stage, image_filter_stage
+from pipelines.download import download_stage
+from pipelines.images import image_filter_stage
 from pipelines.lines import lines_stage
 from pipelines.masking import mask_stage
 from pipelines.passages import passages_stage

@@ -28,6 +28,9 @@ class Store(Protocol):
     def put_bytes(self, key: str, data: bytes) -> None:
         """Make the object from bytes."""
 
+    def copy(self, source: str, key: str) -> None:
+        """Make an object of the bucket's from another, of at most 5 GB, inside of the store."""
+
     def names(self, folder: str) -> list[str]:
         """The names of objects and folders directly below, sorted."""
 

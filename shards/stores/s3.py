@@ -240,6 +240,13 @@ class S3Store:
         with self._named_errors(key):
             self._request("put_object", Key=key, Body=data)
 
+    def copy(self, source: str, key: str) -> None:
+        """Make an object of the bucket's from another, of at most 5 GB, inside of the store."""
+        with self._named_errors(source):
+            self._request(
+                "copy_object", Key=key, CopySource={"Bucket": self._bucket, "Key": source}
+            )
+
     def names(self, folder: str) -> list[str]:
         """The names of objects and folders directly below, sorted."""
         found: set[str] = set()

@@ -10,24 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import images
-from pipelines.config import Download, FilterSpec
-from pipelines.fetch import fetch_all
+from pipelines.config import FilterSpec
 from pipelines.images import (
-    download_stage,
     drop_images,
     image_filter_stage,
     image_rows,
-    read_index,
     set_scores,
 )
-from pipelines.site import Site
 from pipelines.stage import image_count
 from shards import ledger, schema
-from shards.images import read_images
 from shards.storage import read_table, write_table
 from tests.pipelines.by_hand import kept, run_stage, source, write_stage
-from tests.pipelines.small import SAMPLE
 
 text = schema.text_part
 
@@ -189,43 +182,3 @@ def test_an_unscored_image_is_described_by_its_size_alone_and_a_part_may_be_empt
     stage = image_filter_stage("web/keep", source("web/a"), source("web/b"), filters)
     place = run_stage(stage, tmp_path / "keep", inputs, [tmp_path / "got"])
     assert ledger.read_drops(place.out)["detail"].to_pylist() == ["8 < 150, 8x8 png"] * 2
-
-
-NOTO = "http://pictures.mixwright.example/noto"
-
-
-def test_an_image_is_fetched_once_for_all_parts_and_a_missing_one_has_its_reason(
-    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    asked: list[str] = []
-
-    def noting(urls: list[str], *options: Any) -> Any:
-        asked.extend(urls)
-        return fetch_all(urls, *options)
-
-    monkeypatch.setattr(images, "fetch_all", noting)
-    good, missing = (schema.image_part(f"{NOTO}/noto-{n}.png") for n in ("1f0cf", "none"))
-    odd = schema.image_part("not a url")
-    parts = [pages([good, missing], [missing]), pages([text("A"), good], [odd, good]), pages()]
-    address = {"*.mixwright.example": site.address}
-    options = Download(connect_to=address, per_host_rate=500, resize=None)
-    stage = download_stage("web/download", source("web/a"), options)
-    inputs = [write_stage(tmp_path / "a", parts)]
-    place = run_stage(stage, tmp_path / "download", inputs)
-
-    assert sorted(asked) == sorted([good["url"], missing["url"], "not a url"])
-    assert ledger.read_counts(place.out).dropped == {
-        "document": {"http_404": 1},
-        "image": {"bad_url": 1, "http_404": 2},
-    }
-    found = [read_index(place.out, part).to_pylist() for part in (0, 1, 2)]
-    assert [[row["reason"] for row in rows] for rows in found] == [
-        [None, "http_404"],
-        [None, "bad_url"],
-        [],  # a part of which nothing is left
-    ]
-    assert found[0][0] == found[1][0]
-    row = pa.Table.from_pylist(found[0][:1], schema=schema.IMAGE)
-    (body,) = read_images(place.out, row)
-    folder = SAMPLE / "www" / "pictures.mixwright.example" / "noto"
-    assert body == (folder / "noto-1f0cf.png").read_bytes()
