@@ -45,10 +45,67 @@ def image_aspect(batch: pa.Table, *, max: float | None = 2.0) -> list[Rule]:
     ]
 
 
+def image_area(batch: pa.Table, *, min: int | None = None, max: int | None = None) -> list[Rule]:
+    """Keeps images of `min` to `max` pixels in all; it has no bounds unless a recipe gives them.
+
+    img2dataset can be given the upper one, max_image_area, and has no default either.
+    """
+    area = _numbers(batch, "width") * _numbers(batch, "height")
+    return [
+        flag("image_size_unknown", np.isnan(area)),
+        below("image_area_too_small", area, min),
+        above("image_area_too_large", area, max),
+    ]
+
+
 def image_format(batch: pa.Table, *, formats: list[str] = FORMATS) -> list[Rule]:
-    """Keeps images of `formats`, by default those of OBELICS (arXiv 2306.16527, appendix A.1)."""
-    kept = pc.is_in(batch["format"], value_set=pa.array(formats, pa.string())).to_numpy()
+    """Keeps images that came as one of `formats`, by default OBELICS' (appendix A.1, as above)."""
+    kept = pc.is_in(batch["original_format"], value_set=pa.array(formats, pa.string())).to_numpy()
     return [flag("image_format_not_kept", ~kept)]
+
+
+def image_animated(batch: pa.Table) -> list[Rule]:
+    """Drops images of more than one frame; their first is what is stored. This project's own."""
+    return [flag("image_animated", pc.fill_null(batch["animated"], False).to_numpy())]
+
+
+def image_blank(batch: pa.Table, *, max: float | None = 0.99) -> list[Rule]:
+    """Drops images of one shade: spacers, tracking pixels, empty canvases; this project's own rule.
+
+    The measure is the largest share of an image's pixels within 16 neighbouring levels of grey of
+    256 (`shards.pixels`). Plots and line drawings on white reach 0.985.
+    """
+    return [above("image_blank", _numbers(batch, "uniformity"), max)]
+
+
+def image_sharpness(batch: pa.Table, *, min: float | None = 100.0) -> list[Rule]:
+    """Drops blurred images: those whose Laplacian varies less.
+
+    100 is the default of NeMo Curator's blur filter for interleaved documents, of images in their
+    full size; here it is of at most 512 pixels (`shards.pixels.sharpness`), where photographs from
+    textbooks lie above 150 (99 %) and the same blurred by two pixels below 50.
+    """
+    return [below("image_blurred", _numbers(batch, "sharpness"), min)]
+
+
+def image_text(batch: pa.Table, *, max: float | None = 0.1) -> list[Rule]:
+    """Drops images that seem covered by lines of text: screenshots, scanned pages, slides.
+
+    The measure, `shards.pixels.text_share`, and the bound are this project's own: of screenshots of
+    programs it drops half, of photographs in textbooks 2 %, most of them of posters and documents.
+    """
+    return [above("image_text_heavy", _numbers(batch, "text_share"), max)]
+
+
+def image_nsfw(batch: pa.Table, *, max: float | None = 0.8) -> list[Rule]:
+    """Drops images that the step nsfw finds more probably pornographic.
+
+    0.8 is from where open_nsfw's authors take an image for that; below 0.2 they take it for safe
+    (Mahadeokar & Pesavento 2016). OBELICS drops the page, above 0.85 of another model.
+    """
+    score = _numbers(batch, "nsfw")
+    unscored = np.isnan(score) & (max is not None)
+    return [flag("image_not_scored", unscored), above("image_nsfw", score, max)]
 
 
 def image_url(batch: pa.Table, *, banned: list[str] = BANNED) -> list[Rule]:
@@ -85,5 +142,18 @@ def _url_words(url: str) -> set[str]:
 
 
 FILTERS: dict[str, Filter] = {
-    f.__name__: f for f in (image_side, image_aspect, image_format, image_url, image_similarity)
+    f.__name__: f
+    for f in (
+        image_side,
+        image_aspect,
+        image_area,
+        image_format,
+        image_animated,
+        image_url,
+        image_blank,
+        image_sharpness,
+        image_text,
+        image_nsfw,
+        image_similarity,
+    )
 }

@@ -322,6 +322,10 @@ class Copies(Strict):
     most: Positive = 10  # of images those of OBELICS and MM1
 
 
+class Nsfw(Strict):
+    """Score how probably each picture is pornographic; the filter image_nsfw decides on it."""
+
+
 class Step(Strict):
     """One step of a corpus: exactly one of these keys."""
 
@@ -340,6 +344,7 @@ class Step(Strict):
     download: Fetch | None = None
     filter_images: ImageFilters | None = None
     copies: Copies | None = None
+    nsfw: Nsfw | None = None
     clip: Clip | None = None
 
     @model_validator(mode="before")
@@ -372,7 +377,9 @@ class Step(Strict):
 
 NEEDS = {  # the step that has to stand before
     "step filter_images": "download",
+    "step nsfw": "download",
     "step clip": "download",
+    "filter image_nsfw": "nsfw",
     "filter image_similarity": "clip",
 }
 

@@ -90,7 +90,9 @@ def image_rows(documents: pa.Table, index: pa.Table) -> tuple[list[int], pa.Tabl
     rows = index.take(pc.index_in(shown.field("url"), index["url"].combine_chunks()))
     for name in ("alt", "score"):
         rows = rows.append_column(schema.IMAGE_PART.field(name), shown.field(name))
-    return where.tolist(), rows.cast(schema.IMAGE_PART)
+    if "nsfw" not in rows.column_names:
+        rows = rows.append_column("nsfw", pa.nulls(rows.num_rows, pa.float32()))
+    return where.tolist(), rows.select(schema.IMAGE_PART.names).cast(schema.IMAGE_PART)
 
 
 def read_index(download: Location, part: int) -> pa.Table:
@@ -111,11 +113,16 @@ def set_scores(documents: pa.Table, where: Sequence[int], scores: Sequence[float
 
 
 def image_filter_stage(
-    name: str, source: Stage, fetched: Stage, filters: Sequence[FilterSpec]
+    name: str,
+    source: Stage,
+    fetched: Stage,
+    filters: Sequence[FilterSpec],
+    scorers: Sequence[Stage] = (),
 ) -> Stage:
     """Apply image filters in order, with what the image store of `fetched` knows of each image.
 
-    What the rules measured of every image is kept: all of it is in the index, and costs nothing.
+    `scorers` are earlier stages that have scored images. What the rules measured of every image is
+    kept: all of it is known, and costs nothing.
     """
     return Stage(
         name,
@@ -123,7 +130,7 @@ def image_filter_stage(
         [spec.model_dump() for spec in filters],
         ("pipelines.images", "filters.images"),
         inputs=(source.name,),
-        lookups=(fetched.name,),
+        lookups=(fetched.name, *(scorer.name for scorer in scorers)),
         selects=bool(filters),
     )
 
@@ -136,10 +143,21 @@ def _filter_part(part: int, place: Place, filters: Sequence[FilterSpec]) -> int:
     with place.clock():
         if not place.has(part):
             documents = place.read(part)
-            index = read_index(place.lookups[0], part)
+            index = _scored_index(place, part)
             result, measures = filter_images(documents, index, filters)
             write_documents(place, part, documents, result, images=True, measures=measures)
     return part
+
+
+def _scored_index(place: Place, part: int) -> pa.Table:
+    """The index of a part with the scores of the last stage that has scored its images."""
+    download, *scorers = place.lookups
+    index = read_index(download, part)
+    for scorer in scorers[-1:]:
+        scores = read_table(scorer / "scores" / f"{part_name(part)}.parquet")
+        found = scores["nsfw"].take(pc.index_in(index["url"], scores["url"].combine_chunks()))
+        index = index.append_column("nsfw", found)
+    return index
 
 
 def filter_images(

@@ -11,6 +11,7 @@ from pipelines.download import download_stage
 from pipelines.images import image_filter_stage
 from pipelines.lines import lines_stage
 from pipelines.masking import mask_stage
+from pipelines.nsfw import nsfw_stage
 from pipelines.passages import passages_stage
 from pipelines.score import score_stage
 from pipelines.scoring import (
@@ -82,7 +83,10 @@ def _stage(
     assert fetched is not None, "a recipe that lacks it was refused"
     match step.kind:
         case "filter_images":
-            return image_filter_stage(name, source, fetched, options)
+            scorers = [stage for stage in made if stage.name.split("/")[1].startswith("nsfw")]
+            return image_filter_stage(name, source, fetched, options, scorers)
+        case "nsfw":
+            return nsfw_stage(name, source, fetched)
         case "clip":
             return score_stage(name, source, fetched, options)
     raise AssertionError(f"no stage is made of a step {step.kind!r}")

@@ -56,7 +56,6 @@ IMAGE = pa.schema(
         ("original_format", pa.string()),
         ("animated", pa.bool_()),  # it has more frames than the first, which counts
         # Measures of `shards.pixels`.
-        ("contrast", pa.float32()),
         ("uniformity", pa.float32()),
         ("sharpness", pa.float32()),
         ("text_share", pa.float32()),
@@ -70,12 +69,16 @@ IMAGE = pa.schema(
     ]
 )
 
-# What an image filter sees: the index row of an image and the part that shows it.
+# What the step `nsfw` leaves: a row for every URL of a part's pictures.
+NSFW = pa.schema([("url", pa.string()), ("nsfw", pa.float32())])
+
+# What an image filter sees: the index row of an image, the part that shows it, and its scores.
 IMAGE_PART = pa.schema(
     [
         *IMAGE,
         ("alt", pa.string()),
         ("score", pa.float32()),
+        ("nsfw", pa.float32()),  # null where no step has scored it
     ]
 )
 

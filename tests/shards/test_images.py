@@ -301,8 +301,7 @@ def test_a_large_jpeg_is_decoded_in_part_and_measured_alike() -> None:
     small = images.inspect_image(encoded(variants.photo(), quality=95))
     distance = int(large.facts["phash"], 16) ^ int(small["phash"], 16)
     assert distance.bit_count() <= 2
-    for name in ("contrast", "uniformity"):
-        assert large.facts[name] == pytest.approx(small[name], rel=0.02)
+    assert large.facts["uniformity"] == pytest.approx(small["uniformity"], rel=0.02)
 
 
 def test_the_recipes_size_decides_how_much_is_decoded(tmp_path: Path) -> None:
