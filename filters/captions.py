@@ -35,6 +35,44 @@ PHRASES = [
     "has an empty alt attribute",
     "its file name is",
 ]
+# What stands where a description should: kinds of pictures, parts of a site, and what programs
+# write for nothing.
+LABELS = [
+    *("image", "images", "img", "photo", "photos", "photograph", "picture", "pictures", "pic"),
+    *("thumbnail", "thumb", "graphic", "illustration", "clipart", "clip art", "wallpaper"),
+    *("background", "screenshot", "slide", "figure", "fig", "photo gallery", "gallery", "video"),
+    *("logo", "site logo", "icon", "banner", "avatar", "button", "arrow", "bullet", "spacer"),
+    *("header", "footer", "menu", "search", "home", "close", "open", "back", "next", "previous"),
+    *("share", "email", "print", "download", "play", "loading", "ad", "advertisement", "rss"),
+    *("facebook", "twitter", "instagram", "linkedin", "youtube", "pinterest", "whatsapp"),
+    *("user", "author", "profile", "profile picture", "profile photo", "user avatar"),
+    *("image description", "product image", "featured image", "main image", "cover image"),
+    *("header image", "hero image", "banner image", "post image", "article image", "stock photo"),
+    *("alt", "alt text", "caption", "no caption", "default", "placeholder", "blank", "empty"),
+    *("null", "none", "n/a", "undefined", "nan", "test", "lorem ipsum", "photo by", "image by"),
+]
+# What sellers of pictures add to their descriptions.
+SELLERS = [
+    "stock photo",
+    "stock image",
+    "stock picture",
+    "stock illustration",
+    "stock vector",
+    "stock footage",
+    "royalty free",
+    "royalty-free",
+    "rights managed",
+    "rights-managed",
+    "shutterstock",
+    "istockphoto",
+    "getty images",
+    "gettyimages",
+    "dreamstime",
+    "depositphotos",
+    "123rf",
+    "alamy",
+    "vector illustration of",
+]
 # At most three words with an image file's extension, or the name that a camera or a phone gives.
 FILE_NAME = re.compile(
     r"""
@@ -48,6 +86,7 @@ FILE_NAME = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+WORD = re.compile(r"[^\W\d_]+")
 WEB_ADDRESS = re.compile(r"(?:https?://|www\.)\S+", re.IGNORECASE)
 
 
@@ -92,15 +131,43 @@ def caption_url(batch: Batch) -> list[Rule]:
     return [flag("caption_url", addresses)]
 
 
-def caption_boilerplate(batch: Batch, *, phrases: list[str] = PHRASES) -> list[Rule]:
-    """Drops captions with one of `phrases`, in any case and spacing.
+def caption_boilerplate(
+    batch: Batch, *, phrases: list[str] = PHRASES, labels: list[str] = LABELS
+) -> list[Rule]:
+    """Drops captions with one of `phrases`, and those that are one of `labels` and no more.
 
+    In any case and spacing; numbers and punctuation do not count in labels, as in "Image #3". The
+    lists are this project's own.
+    """
+    captions = [_folded(caption) for caption in _captions(batch)]
+    whole = {_words_only(label.lower()) for label in labels}
+    labelled = [_words_only(caption) in whole for caption in captions]
+    found = _holding(captions, phrases) | np.array(labelled, bool)
+    return [flag("caption_boilerplate", found)]
+
+
+def caption_stock(batch: Batch, *, phrases: list[str] = SELLERS) -> list[Rule]:
+    """Drops captions with one of the phrases of those who sell pictures.
+
+    Such captions describe well, but the pictures often have a watermark, and are someone's goods.
     The list is this project's own.
     """
-    banned = [_folded(phrase) for phrase in phrases]
     captions = [_folded(caption) for caption in _captions(batch)]
-    found = [any(phrase in caption for phrase in banned) for caption in captions]
-    return [flag("caption_boilerplate", np.array(found, bool))]
+    return [flag("caption_stock", _holding(captions, phrases))]
+
+
+def caption_alphanumeric(batch: Batch, *, min: float | None = 0.6) -> list[Rule]:
+    """Keeps captions of which at least this share of the characters are letters or digits.
+
+    0.6 is Data-Juicer's for LLaVA's pre-training pairs (its recipe llava-pretrain-refine). Spaces
+    and the vowel signs of Indic scripts are neither.
+    """
+    shares = measured(_alphanumeric, _captions(batch))
+    return [below("caption_few_alphanumeric", shares, min)]
+
+
+def _alphanumeric(caption: str) -> float:
+    return sum(map(str.isalnum, caption)) / max(len(caption), 1)
 
 
 def _captions(batch: Batch) -> list[str]:
@@ -109,6 +176,16 @@ def _captions(batch: Batch) -> list[str]:
 
 def _matches(pattern: re.Pattern[str], captions: list[str]) -> Mask:
     return np.array([pattern.fullmatch(caption) is not None for caption in captions], bool)
+
+
+def _holding(captions: list[str], phrases: list[str]) -> Mask:
+    """Which folded captions hold one of the phrases."""
+    banned = [_folded(phrase) for phrase in phrases]
+    return np.array([any(phrase in caption for phrase in banned) for caption in captions], bool)
+
+
+def _words_only(text: str) -> str:
+    return " ".join(WORD.findall(text))
 
 
 def _folded(text: str) -> str:
@@ -123,6 +200,8 @@ FILTERS: dict[str, Filter] = {
         caption_file_name,
         caption_url,
         caption_boilerplate,
+        caption_stock,
+        caption_alphanumeric,
         language,
     )
 }

@@ -106,6 +106,58 @@ def test_boilerplate_is_no_caption() -> None:
     assert reasons(captions.caption_boilerplate(batch, phrases=[])).to_pylist() == [None] * 3
 
 
+@pytest.mark.parametrize(
+    "label",
+    [
+        "Image",
+        "image #3",
+        "[PHOTO]",
+        "Photo 12",
+        "Site  Logo",
+        "...",
+        "Featured image",
+        "N/A",
+        "fig. 2",
+    ],
+)
+def test_a_label_alone_is_no_caption(label: str) -> None:
+    expected = None if label == "..." else "caption_boilerplate"
+    batch = pairs(label, f"{label} of a heron")
+    assert reasons(captions.caption_boilerplate(batch)).to_pylist() == [expected, None]
+    assert reasons(captions.caption_boilerplate(batch, labels=[])).to_pylist() == [None, None]
+
+
+def test_labels_are_a_threshold() -> None:
+    batch = pairs("Bild 4", "Image 4")
+    found = reasons(captions.caption_boilerplate(batch, labels=["BILD"])).to_pylist()
+    assert found == ["caption_boilerplate", None]
+
+
+def test_what_sellers_add_is_no_description() -> None:
+    batch = pairs(
+        "Grey heron at a lake, royalty-free  Stock Photo",
+        "Heron - Shutterstock",
+        "Heron vector",
+        "A stock of photos",
+    )
+    stock = "caption_stock"
+    assert reasons(captions.caption_stock(batch)).to_pylist() == [stock, stock, None, None]
+    assert reasons(captions.caption_stock(batch, phrases=["vector"])).to_pylist() == [
+        None,
+        None,
+        stock,
+        None,
+    ]
+
+
+def test_caption_alphanumeric() -> None:
+    batch = pairs("abc,.", "ab,.;", "Ein Graureiher am See", "★★★ SALE ★★★", "一只苍鹭。", "")
+    few = "caption_few_alphanumeric"
+    found = reasons(captions.caption_alphanumeric(batch)).to_pylist()
+    assert found == [None, few, None, few, None, few]
+    assert reasons(captions.caption_alphanumeric(batch, min=0.4)).to_pylist()[1] is None
+
+
 @settings(deadline=None)
 @given(st.lists(st.one_of(st.text(), st.from_regex(captions.FILE_NAME)), max_size=4))
 def test_any_caption_gives_a_column_of_reasons(texts: list[str]) -> None:
@@ -118,3 +170,4 @@ def test_long_runs_take_linear_time() -> None:
     # A pattern that backtracked over these would not end within a test run.
     for run in ("img" + "1 " * 50_000 + "x", "a" * 100_000, "1" * 100_000 + "x", ". " * 50_000):
         assert reasons(captions.caption_file_name(pairs(run))).to_pylist() == [None]
+        assert reasons(captions.caption_boilerplate(pairs(run))).to_pylist() == [None]
