@@ -47,8 +47,12 @@ Group = tuple[int, Iterable[pa.Table]]
 
 def share(nodes: Nodes, place: Place) -> Nodes:
     """The partition that holds the edges of each node."""
-    mixed = nodes.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    return ((mixed >> np.uint64(32)) % np.uint64(partitions(place))).astype(np.int64)
+    return (mixed(nodes) % np.uint64(partitions(place))).astype(np.int64)
+
+
+def mixed(values: NDArray[Any]) -> NDArray[np.uint64]:
+    """32 bits that each bit of a 64-bit number has a part in (Fibonacci hashing)."""
+    return (values.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
 
 
 def hang(edges: pa.Table, place: Place) -> Pieces:
@@ -81,6 +85,20 @@ def unsettled(edges: pa.Table) -> int:
     node, _, least = _least(edges)
     _, first, degrees = np.unique(node, return_index=True, return_counts=True)
     return int(((least < node)[first] & (degrees > 1)).sum())
+
+
+def forest(node: Nodes, other: Nodes) -> pa.Table:
+    """The edges of a graph that fits into memory, made as few as connect the same nodes."""
+    edges = _both(node, other)
+    while unsettled(edges):
+        edges = _both(*small_star(pa.table(list(large_star(edges)), schema=EDGE)))
+    node, other, _ = _least(edges)
+    return pa.table([node[other < node], other[other < node]], schema=EDGE)
+
+
+def _both(node: Nodes, other: Nodes) -> pa.Table:
+    ends = np.concatenate([node, other]), np.concatenate([other, node])
+    return pa.table(list(ends), schema=EDGE)
 
 
 def _least(edges: pa.Table) -> tuple[Nodes, Nodes, Nodes]:

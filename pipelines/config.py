@@ -227,11 +227,25 @@ class Near(Strict):
         return optimal_bands(self.threshold, self.permutations)
 
 
+class NearImage(Strict):
+    """Pictures that look alike, as `filters.looks` says, are duplicates."""
+
+    distance: Annotated[int, Field(ge=0, le=12)] = 8  # bits of 64 in which hashes may differ
+    flat_distance: Annotated[int, Field(ge=0)] = 2  # of pictures largely of one shade
+
+    @model_validator(mode="after")
+    def _flat_ones_are_closer(self) -> "NearImage":
+        if self.flat_distance > self.distance:
+            raise ValueError("flat_distance is no more than distance")
+        return self
+
+
 class Dedupe(Strict):
     """What makes two records one; of records that are one, however indirectly, one is kept."""
 
     exact: list[Literal["url", "content", "image"]] = []
     near: Near | None = None
+    near_image: NearImage | None = None
     # Compare only records that have this in common; all, if not given.
     scope: Literal["snapshot", "source", "host"] | None = None
     against: list[str] = []  # folders of finished runs, whose survivors count as seen already
@@ -240,6 +254,17 @@ class Dedupe(Strict):
     def _texts_are_there(self) -> "Dedupe":
         if self.against and self.near and self.near.verify is not None:
             raise ValueError("near.verify compares texts, of which runs in against keep only keys")
+        return self
+
+    @property
+    def kinds(self) -> list[str]:
+        """What is compared, by the recipe's names."""
+        return [*self.exact, *(name for name in ("near", "near_image") if getattr(self, name))]
+
+    @model_validator(mode="after")
+    def _looks_have_no_scope(self) -> "Dedupe":
+        if self.near_image and self.scope:
+            raise ValueError(f"near_image compares all pictures, not those of one {self.scope}")
         return self
 
 
@@ -379,6 +404,8 @@ NEEDS = {  # the step that has to stand before
     "step filter_images": "download",
     "step nsfw": "download",
     "step clip": "download",
+    "dedupe by image": "download",
+    "dedupe by near_image": "download",
     "filter image_nsfw": "nsfw",
     "filter image_similarity": "clip",
 }
@@ -389,7 +416,8 @@ def _needs(step: Step) -> dict[str, str]:
     filtering = step.kind in ("filter", "filter_images")
     names = [f"filter {spec.name}" for spec in step.options] if filtering else []
     scores = {name: kind for name in names if (kind := name.split()[1]) in Step.model_fields}
-    return scores | {n: NEEDS[n] for n in (f"step {step.kind}", *names) if n in NEEDS}
+    keys = [f"dedupe by {kind}" for kind in step.dedupe.kinds] if step.dedupe else []
+    return scores | {n: NEEDS[n] for n in (f"step {step.kind}", *names, *keys) if n in NEEDS}
 
 
 class Corpus(Strict):

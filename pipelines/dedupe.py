@@ -48,26 +48,35 @@ KEY = pa.schema(
 LOSER = pa.schema([*KEY, ("keeper", pa.string())])
 ORDER = ["key", "rank", "id", "part", "row"]
 
-MODULES = tuple(f"pipelines.{name}" for name in ("dedupe", "near", "alike", "clusters", "keys"))
+MODULES = tuple(
+    f"pipelines.{name}" for name in ("dedupe", "near", "alike", "looks", "clusters", "keys")
+)
 
 
 def dedupe_stage(
-    name: str, source: Stage, options: Dedupe, storage: StorageOptions | None = None
+    name: str,
+    source: Stage,
+    options: Dedupe,
+    storage: StorageOptions | None = None,
+    *,
+    fetched: Stage | None = None,
 ) -> Stage:
-    """Keep one document of every group of duplicates.
+    """Keep one document of every group of duplicates; `fetched` has the pictures' hashes.
 
     Raises:
         ConfigError: a run to dedupe against has no such stage, or made its keys otherwise.
     """
     known = [_finished(name, run, options, storage) for run in options.against]
     job = near.Job(options, tuple(known))
-    linked = bool(options.near or options.against or len(options.exact) != 1)
+    alike = options.near or options.near_image
+    linked = bool(alike or options.against or len(options.exact) != 1)
     return Stage(
         name,
         partial(near.drop_duplicates, job=job) if linked else partial(_dedupe, options=options),
         options.model_dump(),
         MODULES,
         inputs=(source.name,),
+        lookups=(fetched.name,) if options.near_image and fetched else (),
         files=tuple(each.folder.parent / ledger.STAGE_FILE for each in known),
         before=partial(near.next_job, job=job) if linked else None,
         finish=near.forget if linked else None,
@@ -95,7 +104,13 @@ def _finished(
 def _making(config: dict[str, Any]) -> dict[str, Any]:
     """What keys depend on."""
     bands = config["near"] and {k: v for k, v in config["near"].items() if k != "verify"}
-    return {"exact": config["exact"], "near": bands, "scope": config["scope"]}
+    pictures = config["near_image"] is not None  # at whatever distance
+    return {
+        "exact": config["exact"],
+        "near": bands,
+        "near_image": pictures,
+        "scope": config["scope"],
+    }
 
 
 def _dedupe(parts: Any, place: Place, options: Dedupe) -> Any:

@@ -9,14 +9,17 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from filters import minhash
+from filters.looks import LOOK, NONE, looks
 from pipelines.config import Dedupe, Near
 from shards import schema
 
 NO_KEY = minhash.NO_KEY  # of a document that has nothing to compare
 NEAR = "near_duplicate"
+NEAR_IMAGE = "near_duplicate_image"
 
 RECORD = pa.schema(
     [
@@ -30,34 +33,75 @@ Keys = NDArray[np.uint64]
 
 
 def reasons(options: Dedupe) -> list[str]:
-    """The kinds of keys, in the recipe's order."""
-    return [f"duplicate_{kind}" for kind in options.exact] + [NEAR] * (options.near is not None)
+    """The kinds of keys, in the order in which they give reasons."""
+    found = {NEAR: options.near, NEAR_IMAGE: options.near_image}
+    exact = [f"duplicate_{kind}" for kind in options.exact]
+    return exact + [reason for reason, asked in found.items() if asked]
 
 
 def kinds(options: Dedupe) -> NDArray[np.int8]:
     """Of each column of keys, which of the `reasons` it stands for."""
     bands = options.near.banding[0] if options.near else 0
-    near = [len(options.exact)] * bands
-    return np.array([*range(len(options.exact)), *near], np.int8)
+    columns = {NEAR: bands, NEAR_IMAGE: 1}
+    of_kinds = [columns.get(reason, 1) for reason in reasons(options)]
+    return np.repeat(np.arange(len(of_kinds), dtype=np.int8), of_kinds)
 
 
-def records(documents: pa.Table, options: Dedupe) -> pa.Table:
-    """A row of `RECORD` for every document."""
+def records(documents: pa.Table, options: Dedupe, index: pa.Table | None = None) -> pa.Table:
+    """A row of `RECORD` for every document; with an image store's index, also of `LOOK`."""
     texts = schema.texts(documents)
-    keys = document_keys(documents, texts, options)
+    keys, seen = document_keys(documents, texts, options), None
+    if index is not None:
+        seen = looks(first_images(documents, index))
+        keys = np.concatenate([keys, look_keys(seen)[:, None]], axis=1)
     offsets = np.arange(documents.num_rows + 1, dtype=np.int32) * keys.shape[1]
     lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(keys.reshape(-1)))
     columns = [documents["id"], pa.array(ranks(documents, texts)), lists]
-    return pa.table(columns, schema=RECORD)
+    if seen is None:
+        return pa.table(columns, schema=RECORD)
+    return pa.table([*columns, *seen.columns], schema=pa.schema([*RECORD, *LOOK]))
+
+
+def first_images(documents: pa.Table, index: pa.Table) -> pa.Table:
+    """The row of the index of each document's first picture, of nulls for one without."""
+    urls = [
+        next((part["url"] for part in parts if part["image"]), None)
+        for parts in documents["parts"].to_pylist()
+    ]
+    known = pc.index_in(pa.array(urls, pa.string()), index["url"].combine_chunks())
+    return index.take(known)
+
+
+def look_keys(seen: pa.Table) -> Keys:
+    """A key of each row of `LOOK`, equal for those that are the same throughout."""
+    rows = zip(*(seen[name].to_pylist() for name in LOOK.names), strict=True)
+    keys = [int(schema.digest("look", repr(row))[:16], 16) or 1 for row in rows]
+    there = np.asarray(seen["phash"]) != NONE
+    return np.where(there, np.array(keys, np.uint64), np.uint64(NO_KEY))
 
 
 def ranks(documents: pa.Table, texts: list[str]) -> NDArray[np.int64]:
-    """Smaller is better: by the quality score in millionths, 0 without one, then by length."""
-    scores = [dict(row or []).get("quality", 0.0) for row in documents["scores"].to_pylist()]
-    quality = np.rint(np.clip(np.array(scores), -1000, 1000) * 1e6).astype(np.int64)
+    """Smaller is better: by a score in millionths, 0 without one, then by length.
+
+    The score is that of quality, or else the similarity of the document's best picture to its
+    text.
+    """
+    quality = [dict(row or []).get("quality") for row in documents["scores"].to_pylist()]
+    scores = [
+        fit if score is None else score for score, fit in zip(quality, fits(documents), strict=True)
+    ]
+    merit = np.rint(np.clip(np.array(scores, float), -1000, 1000) * 1e6).astype(np.int64)
     lengths = np.array([len(text) for text in texts], np.int64)
-    ranks: NDArray[np.int64] = -(quality * (1 << 32) + lengths)
+    ranks: NDArray[np.int64] = -(merit * (1 << 32) + lengths)
     return ranks
+
+
+def fits(documents: pa.Table) -> list[float]:
+    """The largest score of each document's pictures, 0 where none is scored."""
+    return [
+        max((part["score"] for part in parts if part["score"] is not None), default=0.0)
+        for parts in documents["parts"].to_pylist()
+    ]
 
 
 def matrix(table: pa.Table) -> Keys:

@@ -20,10 +20,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines import clusters, keys
+from filters.looks import LOOK
+from pipelines import clusters, keys, looks
 from pipelines.alike import NAMED, by_band, compared, names
 from pipelines.clusters import Build, Nodes
 from pipelines.config import Dedupe
+from pipelines.images import read_index
 from pipelines.stage import Pieces, Place, by_part, partitions, scatter, write_documents
 from shards import ledger
 from shards.ledger import part_name
@@ -103,26 +105,36 @@ def forget(place: Place) -> None:
 
 def _links(parts: Any, place: Place, job: Job) -> Any:
     """From the numbers of parts to the links between their documents."""
+    options, reasons = job.options, keys.reasons(job.options)
     kept = parts | "records" >> beam.Map(_keep_records, place, job)
-    linked = [_shared(kept, place, job)]
-    if (near := job.options.near) and near.verify is not None:
+    every = (kept, *_others(kept.pipeline, place, job)) | "all records" >> beam.Flatten()
+    linked = [_shared(kept, every, place, job)]
+    if options.near and options.near.verify is not None:
         bands = kept | "bands" >> beam.FlatMap(_bands, place, job)
-        alike = compared(bands, place, near) | "near" >> beam.Map(_of_kind, len(job.options.exact))
-        linked.append(alike)
+        alike = compared(bands, place, options.near)
+        linked.append(alike | "near" >> beam.Map(_of_kind, reasons.index(keys.NEAR)))
+    if options.near_image:
+        shown = every | "looks" >> beam.FlatMap(_looks, place, job)
+        alike = looks.linked(shown, place, options.near_image)
+        linked.append(alike | "near images" >> beam.Map(_of_kind, reasons.index(keys.NEAR_IMAGE)))
     together = linked | "all links" >> beam.Flatten() | "by end" >> beam.GroupByKey()
     return together | "first edges" >> beam.FlatMap(_keep_kinds, place)
 
 
-def _shared(kept: Any, place: Place, job: Job) -> Any:
+def _others(pipeline: beam.Pipeline, place: Place, job: Job) -> list[Any]:
+    """The numbers of what other runs have kept, which go on from those of the parts."""
+    known = sum(each.parts for each in job.against)
+    if not known:
+        return []
+    numbers = range(place.parts, place.parts + known)
+    other = pipeline | "other runs" >> beam.Create(numbers, reshuffle=False)
+    return [other | "other runs spread" >> beam.Reshuffle()]
+
+
+def _shared(kept: Any, every: Any, place: Place, job: Job) -> Any:
     """The links of keys that have to be equal, and no more."""
     inside = kept | "links of a part" >> beam.FlatMap(_inside, place, job)
-    sent = kept | "keys" >> beam.FlatMap(_keys, place, job)
-    if job.against:
-        known = sum(each.parts for each in job.against)
-        other = kept.pipeline | "other runs" >> beam.Create(range(known), reshuffle=False)
-        other = other | "other runs spread" >> beam.Reshuffle()
-        foreign = other | "their keys" >> beam.FlatMap(_foreign_keys, place, job)
-        sent = (sent, foreign) | "all keys" >> beam.Flatten()
+    sent = every | "keys" >> beam.FlatMap(_keys, place, job)
     across = sent | "by key" >> beam.GroupByKey() | "links" >> beam.FlatMap(_across, place)
     return (inside, across) | "shared" >> beam.Flatten()
 
@@ -137,7 +149,8 @@ def _bands(part: int, place: Place, job: Job) -> Pieces:
     """The band keys of a part's documents, to the partitions of the keys."""
     with place.clock():
         records = _records(part, place)
-        values = keys.matrix(records)[:, len(job.options.exact) :]
+        near = keys.kinds(job.options) == keys.reasons(job.options).index(keys.NEAR)
+        values = keys.matrix(records)[:, near]
         there = values.ravel() != keys.NO_KEY
         every = np.repeat(nodes(part, len(values)), values.shape[1])
         named = np.repeat(names(records["id"]), values.shape[1])
@@ -149,16 +162,29 @@ def _keep_records(part: int, place: Place, job: Job) -> int:
     path = place.out / RECORDS / f"{part_name(part)}.parquet"
     with place.clock():
         if not exists(path):
-            write_table(path, keys.records(place.read(part), job.options))
+            index = read_index(place.lookups[0], part) if job.options.near_image else None
+            write_table(path, keys.records(place.read(part), job.options, index))
     return part
+
+
+def _looks(number: int, place: Place, job: Job) -> Pieces:
+    """The looks of some records, to the partitions of their blocks."""
+    assert job.options.near_image, "only then are there looks"
+    with place.clock():
+        table = _known(number, place, job)[1]
+        seen, mine = table.select(LOOK.names), nodes(number, len(table))
+        return looks.by_block(seen, mine, place, job.options.near_image.distance)
 
 
 def _records(part: int, place: Place) -> pa.Table:
     return read_table(place.out / RECORDS / f"{part_name(part)}.parquet")
 
 
-def _foreign(number: int, job: Job) -> tuple[str, pa.Table]:
-    """A run that the corpus is deduped against, and what it kept in a part; all are end to end."""
+def _known(number: int, place: Place, job: Job) -> tuple[str | None, pa.Table]:
+    """Records of a part; behind the parts those that other runs have kept, and which run."""
+    if number < place.parts:
+        return None, _records(number, place)
+    number -= place.parts
     for finished in job.against:
         if number < finished.parts:
             return finished.run, _kept(finished.folder, number)
@@ -183,7 +209,7 @@ def _rows(table: pa.Table, part: int, options: Dedupe) -> pa.Table:
     key = values.reshape(-1)
     there = key != keys.NO_KEY
     if options.near and options.near.verify is not None:
-        there &= kind < len(options.exact)  # sharing a band is not enough
+        there &= kind != keys.reasons(options).index(keys.NEAR)  # sharing a band is not enough
     key, node, kind = key[there], node[there], kind[there]
     order = np.lexsort((node, key))
     return pa.table([key[order], node[order], kind[order]], schema=KEY)
@@ -196,16 +222,11 @@ def firsts(key: NDArray[np.uint64]) -> NDArray[np.int64]:
     return np.maximum.accumulate(np.where(new, np.arange(len(key)), 0))
 
 
-def _keys(part: int, place: Place, job: Job) -> Pieces:
-    """The first row of each key of a part, to the partition of the key."""
+def _keys(number: int, place: Place, job: Job) -> Pieces:
+    """The first row of each key of some records, to the partition of the key."""
     with place.clock():
-        return _to_partitions(_rows(_records(part, place), part, job.options), place)
-
-
-def _foreign_keys(number: int, place: Place, job: Job) -> Pieces:
-    with place.clock():
-        _, table = _foreign(number, job)
-        return _to_partitions(_rows(table, place.parts + number, job.options), place)
+        table = _known(number, place, job)[1]
+        return _to_partitions(_rows(table, number, job.options), place)
 
 
 def _to_partitions(rows: pa.Table, place: Place) -> Pieces:
@@ -283,9 +304,9 @@ def _describe(group: Group, place: Place, job: Job) -> Pieces:
 
 def _named(part: int, place: Place, job: Job) -> pa.Table:
     """Records of a part; those of other runs say which one."""
-    if part < place.parts:
-        return _records(part, place)
-    run, known = _foreign(part - place.parts, job)
+    run, known = _known(part, place, job)
+    if run is None:
+        return known
     return known.set_column(0, "id", pc.binary_join_element_wise(known["id"], run, " of "))
 
 

@@ -68,7 +68,7 @@ def _stage(
         case "filter":
             return filter_stage(name, source, options, measure_all=corpus.measure_all)
         case "dedupe":
-            return dedupe_stage(name, source, options, storage)
+            return dedupe_stage(name, source, options, storage, fetched=downloaded(made))
         case "passages":
             return passages_stage(name, source, options)
         case "decontaminate":

@@ -17,9 +17,10 @@ Grey = NDArray[np.uint8]  # of shape [height, width]
 
 
 def measure(picture: Image.Image) -> dict[str, Any]:
-    """The columns of `schema.IMAGE` that pixels tell: `phash` and three measures.
+    """The columns of `schema.IMAGE` that pixels tell: `phash`, `tint` and four measures.
 
-    `uniformity` is the largest share of pixels within 16 neighbouring levels of grey, 1/16 to 1.
+    `contrast` is the standard deviation of grey, 0 to 127.5; `uniformity` the largest share of
+    pixels within 16 neighbouring levels of grey, 1/16 to 1.
     """
     import imagehash  # not among what a reader of shards installs
 
@@ -30,6 +31,8 @@ def measure(picture: Image.Image) -> dict[str, Any]:
     thumb = small.resize((32, 32), Image.Resampling.LANCZOS, reducing_gap=2.0)
     return {
         "phash": str(imagehash.phash(thumb)),
+        "tint": tint(picture),
+        "contrast": _deviation(levels),
         "uniformity": float(np.convolve(levels, np.ones(NEAR_LEVELS)).max() / grey.size),
         "sharpness": sharpness(grey),
         "text_share": text_share(grey),
@@ -44,6 +47,18 @@ def shrunk(picture: Image.Image) -> Image.Image:
         return grey
     width, height = (max(round(side * scale), 1) for side in grey.size)
     return grey.resize((width, height), Image.Resampling.BOX)
+
+
+def tint(picture: Image.Image) -> str:
+    """The colours of the four quarters, without their brightness: Cb and Cr of each, as hex."""
+    quarters = picture.convert("RGB").resize((2, 2), Image.Resampling.BOX).convert("YCbCr")
+    return np.asarray(quarters)[..., 1:].tobytes().hex()
+
+
+def _deviation(levels: NDArray[np.int64]) -> float:
+    """The standard deviation of grey, from the number of pixels of each level."""
+    mean = np.average(np.arange(256), weights=levels)
+    return float(np.sqrt(np.average((np.arange(256) - mean) ** 2, weights=levels)))
 
 
 def sharpness(grey: Grey) -> float:

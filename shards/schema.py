@@ -50,12 +50,14 @@ IMAGE = pa.schema(
         ("sha256", pa.string()),
         ("md5", pa.string()),
         ("phash", pa.string()),  # 64-bit perceptual hash, 16 hex digits
+        ("tint", pa.string()),  # Cb and Cr of the four quarters, 16 hex digits
         ("width", pa.int32()),  # pixels, of the original
         ("height", pa.int32()),
         ("format", pa.string()),  # "jpeg", "png", "gif", "webp", as it is stored
         ("original_format", pa.string()),
         ("animated", pa.bool_()),  # it has more frames than the first, which counts
         # Measures of `shards.pixels`.
+        ("contrast", pa.float32()),
         ("uniformity", pa.float32()),
         ("sharpness", pa.float32()),
         ("text_share", pa.float32()),
