@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from filters.clip import ClipModel, embed_images, embed_texts
-from shards.images import open_image
+from filters.clip import ClipModel, embed_texts
+from shards import schema
 
 NEARBY = 3  # sentences on each side of a picture
 SENTENCE = re.compile(r"(?<=[.!?。！？])\s+|\n+")
@@ -38,18 +38,33 @@ def candidates(parts: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return found
 
 
-def best_fits(documents: pa.Table, images: Sequence[bytes], clip: ClipModel) -> NDArray[np.float64]:
-    """For each image part, in order, the cosine of the best fitting text near it.
+def best_fits(
+    documents: pa.Table, pictures: NDArray[np.float32], clip: ClipModel
+) -> NDArray[np.float64]:
+    """For each image part, in order, the cosine of the best fitting text near it, to 4 decimals.
 
-    `images` holds the encoded bytes of every image part of `documents`, end to end.
+    Shape: `pictures` are the embeddings of every image part of `documents`, [parts, d].
     """
     near = [texts for parts in documents["parts"].to_pylist() for texts in candidates(parts)]
     if not near:
         return np.empty(0)
-    pictures = embed_images(clip, [open_image(body) for body in images])
-    words = embed_texts(clip, [text for texts in near for text in texts])
+    number: dict[str, int] = {}  # of each different text: neighbours share their sentences
+    texts = [number.setdefault(text, len(number)) for texts in near for text in texts]
+    words = embed_texts(clip, list(number))[texts]
     owner = np.repeat(np.arange(len(near)), [len(texts) for texts in near])
     cosines = np.einsum("nd,nd->n", pictures[owner], words)
     best = np.full(len(near), -1.0)
     np.maximum.at(best, owner, cosines)
     return np.round(best, 4)
+
+
+def best_pictures(documents: pa.Table, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """For each document the score of its best image; NaN where it has none.
+
+    Shape: `scores` are those of every image part of `documents`, end to end.
+    """
+    parents, parts = schema.flatten_parts(documents)
+    owner = np.asarray(parents)[np.asarray(parts.field("text").is_null())]
+    best = np.full(documents.num_rows, np.nan)
+    np.fmax.at(best, owner, scores)
+    return best

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
     TypeAdapter,
     ValidationError,
@@ -93,6 +94,7 @@ DocumentFilters = Annotated[list[FilterSpec], _among(DOCUMENT_FILTERS)]
 ImageFilters = Annotated[list[FilterSpec], _among(images.FILTERS)]
 
 Positive = Annotated[int, Field(gt=0)]
+ScoreName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
 class Tables(Strict):
@@ -192,6 +194,29 @@ class Clip(Strict):
 
     model: str = "mixwright-small"  # or a folder that `mixwright train-filter` wrote
     pretrained: str | None = None  # an open_clip tag, or a path to a .safetensors file
+    name: ScoreName = "similarity"  # of the score that a document is given
+    embeddings: bool = False  # keep those of the images beside the scores
+    # What the device is good for, if not given: 16 pairs on a processor, 256 on a GPU, which
+    # works in bf16. Another batch or precision may give scores that differ in the last places.
+    batch: Positive | None = None
+    precision: Literal["fp32", "bf16"] | None = None
+
+
+def _models(clips: list[Clip]) -> list[Clip]:
+    names = [clip.name for clip in clips]
+    if again := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"two models are called {again[0]}: give one another name")
+    if sum(clip.embeddings for clip in clips) > 1:
+        raise ValueError("embeddings can be kept of one model")
+    return clips
+
+
+Clips = Annotated[
+    list[Clip],
+    Field(min_length=1),
+    AfterValidator(_models),
+    BeforeValidator(lambda value: [value] if isinstance(value, Mapping) else value),
+]
 
 
 class Near(Strict):
@@ -370,7 +395,7 @@ class Step(Strict):
     filter_images: ImageFilters | None = None
     copies: Copies | None = None
     nsfw: Nsfw | None = None
-    clip: Clip | None = None
+    clip: Clips | None = None  # one model, or a list: every image is decoded once for all
 
     @model_validator(mode="before")
     @classmethod

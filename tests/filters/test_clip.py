@@ -9,26 +9,34 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlparse
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from filters.clip import (
-    BATCH,
     BUNDLED,
     BUNDLED_PREPROCESS,
     CONFIG,
     WEIGHTS,
     ClipModel,
+    _device,
+    ahead,
+    batched,
+    create,
     embed_images,
+    embed_once,
     embed_texts,
     load_clip,
     on_white,
     pair_scores,
+    scorer,
 )
 from trainer.filter_network import HELD_OUT, auc, caption_pairs, distinct, is_held_out, report
 
@@ -96,10 +104,133 @@ def test_a_score_is_the_cosine_of_unit_embeddings_to_four_decimals(clip: ClipMod
 def test_a_score_does_not_depend_on_its_batch(
     clip: ClipModel, stamps: list[tuple[Image.Image, str]]
 ) -> None:
-    images, texts = map(list, zip(*stamps[: BATCH + 5], strict=True))
+    images, texts = map(list, zip(*stamps[: clip.batch + 5], strict=True))
     together = pair_scores(clip, images, texts)
     assert pair_scores(clip, images[-1:], texts[-1:]) == together[-1]
     assert pair_scores(clip, images[::-1], texts[::-1]).tolist() == together[::-1].tolist()
+
+
+def plain(name: str, images: list[Image.Image], texts: list[str]) -> np.ndarray:
+    """The scores of open_clip by itself, as its documentation has it, all pairs at once."""
+    loaded = create(name) if name != BUNDLED else load_clip()
+    with torch.no_grad():
+        pixels = torch.stack([loaded.preprocess(on_white(image)) for image in images])
+        pictures = loaded.model.encode_image(pixels)
+        words = loaded.model.encode_text(loaded.tokenizer(texts))
+    pictures /= pictures.norm(dim=-1, keepdim=True)
+    words /= words.norm(dim=-1, keepdim=True)
+    return (pictures * words).sum(-1).numpy()
+
+
+def test_scores_are_those_of_open_clip_whatever_the_batch(
+    stamps: list[tuple[Image.Image, str]],
+) -> None:
+    images, texts = map(list, zip(*stamps[:9], strict=True))
+    expected = plain(BUNDLED, images, texts)
+    for batch in (4, 16):
+        ours = pair_scores(scorer(batch=batch), images, texts)
+        assert ours == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_model_sees_batches_of_one_shape(clip: ClipModel) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    class Watched(torch.nn.Module):
+        def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
+            seen.append(tuple(pixels.shape))
+            return clip.model.encode_image(pixels)
+
+    images = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(7)]
+    watched = replace(clip, model=Watched(), batch=3)
+    rows = embed_images(watched, images)
+    assert seen == [(3, 3, 192, 192)] * 3
+    assert rows == pytest.approx(embed_images(clip, images), abs=1e-5)
+
+
+def test_a_picture_is_decoded_once_for_all_models(clip: ClipModel) -> None:
+    other = replace(clip, batch=2)
+    decoded: list[int] = []
+
+    def decode(shade: int) -> Image.Image:
+        decoded.append(shade)
+        return Image.new("RGB", (8, 8), (shade, 0, 0))
+
+    shades = [0, 100, 200]
+    first, second = embed_once([clip, other], shades, decode)
+    assert decoded == shades
+    alone = embed_images(clip, [Image.new("RGB", (8, 8), (shade, 0, 0)) for shade in shades])
+    assert first.tolist() == alone.tolist()
+    assert second == pytest.approx(alone, abs=1e-5)
+
+
+def test_threads_that_decode_ahead_change_nothing(
+    clip: ClipModel, stamps: list[tuple[Image.Image, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [image.filename for image, _ in stamps[:16]]  # type: ignore[attr-defined]
+    [here] = embed_once([clip], paths, lambda path: on_white(Image.open(path)))
+    monkeypatch.setattr("filters.clip._decoders", lambda device: 3)
+    threads: set[str] = set()
+
+    def decode(path: str) -> Image.Image:
+        threads.add(threading.current_thread().name)
+        return on_white(Image.open(path))
+
+    [there] = embed_once([clip], paths, decode)
+    assert there.tolist() == here.tolist()
+    assert threading.current_thread().name not in threads
+
+
+def test_ahead_keeps_order_and_looks_no_further_than_it_may() -> None:
+    started: list[int] = []
+
+    def work(item: int) -> int:
+        started.append(item)
+        return item * 2
+
+    results = ahead(work, range(10), 2, 3)
+    assert next(results) == 0
+    assert set(started) <= {0, 1, 2, 3}
+    assert list(results) == [item * 2 for item in range(1, 10)]
+    with pytest.raises(ZeroDivisionError):
+        list(ahead(lambda item: 1 // item, [1, 0], 1, 1))
+
+
+def test_batches_hold_everything_once() -> None:
+    assert list(batched(range(5), 2)) == [[0, 1], [2, 3], [4]]
+    assert list(batched([], 2)) == []
+
+
+def test_in_bfloat16_embeddings_are_nearly_the_same_and_still_of_length_one(
+    clip: ClipModel, stamps: list[tuple[Image.Image, str]]
+) -> None:
+    images, texts = map(list, zip(*stamps[:16], strict=True))
+    half = scorer(bf16=True)
+    used: list[torch.dtype] = []
+    hook = half.model.visual.register_forward_hook(lambda m, i, out: used.append(out.dtype))
+    rows = embed_images(half, images)
+    hook.remove()
+    assert used == [torch.bfloat16]
+    assert rows.dtype == np.float32
+    assert np.linalg.norm(rows, axis=1) == pytest.approx(1, abs=1e-5)
+    scores = pair_scores(half, images, texts)
+    assert scores == pytest.approx(pair_scores(clip, images, texts), abs=0.02)
+    assert scores.tolist() != pair_scores(clip, images, texts).tolist()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has other defaults")
+def test_a_processor_has_batches_of_16_in_float32() -> None:
+    assert (scorer().batch, scorer().bf16) == (16, False)
+    assert scorer(batch=4).batch == 4
+
+
+def test_processes_share_the_gpus_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    found = set()
+    for number in range(100, 104):
+        monkeypatch.setattr(os, "getpid", lambda number=number: number)
+        found.add(_device())
+    assert found == {"cuda:0", "cuda:1", "cuda:2", "cuda:3"}
 
 
 def test_no_pairs_have_no_scores(clip: ClipModel) -> None:

@@ -1,6 +1,5 @@
 """Which words a picture is compared with, and what the best of them is worth."""
 
-import io
 from typing import Any
 
 import numpy as np
@@ -8,22 +7,15 @@ import pytest
 from PIL import Image
 
 from filters import similarity
-from filters.clip import load_clip, pair_scores
-from filters.similarity import best_fits, candidates
+from filters.clip import embed_images, load_clip, pair_scores
+from filters.similarity import best_fits, best_pictures, candidates
 from shards import schema
-from shards.images import open_image
 
 text = schema.text_part
 
 
 def image(alt: str | None = None) -> dict[str, Any]:
     return schema.image_part("http://a.example/1.jpg", alt)
-
-
-def square(colour: str) -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", (32, 32), colour).save(out, "PNG")
-    return out.getvalue()
 
 
 def test_a_caption_is_compared_whole_and_its_alt_text_is_not():
@@ -72,53 +64,65 @@ VECTORS = {
 
 
 @pytest.fixture
-def plane(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model whose pictures and words are points of a plane: a red picture is a cat."""
-
-    def embed_images(clip: Any, pictures: list[Image.Image]) -> np.ndarray:
-        red = [picture.getpixel((0, 0)) == (255, 0, 0) for picture in pictures]
-        return np.array([VECTORS["cat" if r else "dog"] for r in red], np.float32)
+def plane(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A model whose words are points of a plane; tells which it was asked for."""
+    asked: list[str] = []
 
     def embed_texts(clip: Any, texts: list[str]) -> np.ndarray:
+        asked.extend(texts)
         return np.array([VECTORS[t.strip(".")] for t in texts], np.float32)
 
-    monkeypatch.setattr(similarity, "embed_images", embed_images)
     monkeypatch.setattr(similarity, "embed_texts", embed_texts)
+    return asked
+
+
+def pictures(*names: str) -> np.ndarray:
+    return np.array([VECTORS[name] for name in names], np.float32)
+
+
+PAGES = [
+    [image(), text("both.")],
+    [text("opposite."), image("dog"), text("both."), image("third"), text("dog.")],
+    [text("dog.")],
+    [image(), text("opposite.")],
+    [image(), text("third.")],
+]
 
 
 @pytest.mark.usefixtures("plane")
 def test_the_best_fitting_text_counts_for_each_picture():
     documents = schema.documents(
-        schema.document("web", str(i), parts)
-        for i, parts in enumerate(
-            [
-                [image(), text("both.")],
-                [text("opposite."), image("dog"), text("both."), image("third"), text("dog.")],
-                [text("dog.")],
-                [image(), text("opposite.")],
-                [image(), text("third.")],
-            ]
-        )
+        schema.document("web", str(i), parts) for i, parts in enumerate(PAGES)
     )
-    cat, dog = square("red"), square("blue")
-    scores = best_fits(documents, [cat, cat, dog, cat, cat], None)  # type: ignore[arg-type]
+    shown = pictures("cat", "cat", "dog", "cat", "cat")
+    scores = best_fits(documents, shown, None)  # type: ignore[arg-type]
     # 1: the cat next to "opposite", "dog", "both" and "dog"; 2: the dog of the same page.
     assert scores.tolist() == [0.6, 0.6, 1.0, -1.0, 0.3333]
+    best = best_pictures(documents, scores)
+    assert np.array_equal(best, [0.6, 1.0, np.nan, -1.0, 0.3333], equal_nan=True)
+
+
+def test_a_sentence_that_several_pictures_share_is_embedded_once(plane: list[str]):
+    page = [text("cat. dog."), image(), image("both"), text("dog.")]
+    documents = schema.documents([schema.document("web", "1", page)])
+    best_fits(documents, pictures("cat", "cat"), None)  # type: ignore[arg-type]
+    assert sorted(plane) == ["both", "cat.", "dog."]
 
 
 def test_documents_without_pictures_need_no_model():
     prose = schema.documents([schema.document("web", "1", [text("Prose.")])])
-    assert best_fits(prose, [], None).tolist() == []  # type: ignore[arg-type]
+    assert best_fits(prose, np.zeros((0, 2)), None).tolist() == []  # type: ignore[arg-type]
 
 
 def test_with_the_bundled_network_a_caption_has_its_pair_score_and_a_page_the_best():
     clip = load_clip()
-    red, words = square("red"), ["A red square.", "The weather in May."]
+    red, words = Image.new("RGB", (32, 32), "red"), ["A red square.", "The weather in May."]
     captions = schema.documents(
         schema.document("web", word, [image(), text(word)]) for word in words
     )
     page = schema.documents([schema.document("web", None, [text(words[0]), image(words[1])] * 2)])
-    pairs = best_fits(captions, [red, red], clip)
-    assert pairs == pytest.approx(pair_scores(clip, [open_image(red)] * 2, words), abs=1e-4)
+    seen = embed_images(clip, [red, red])
+    pairs = best_fits(captions, seen, clip)
+    assert pairs == pytest.approx(pair_scores(clip, [red, red], words), abs=1e-6)
     assert pairs[0] != pairs[1]
-    assert best_fits(page, [red, red], clip).tolist() == [max(pairs)] * 2
+    assert best_fits(page, seen, clip).tolist() == [max(pairs)] * 2

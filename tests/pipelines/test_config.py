@@ -54,7 +54,7 @@ def test_set_changes_a_key_and_reads_its_value_as_yaml(tmp_path: Path):
         ({"sede": 1}, r"x.yaml: sede: unknown key; allowed: name, storage, out, seed"),
         (
             {"corpora": captions(steps=["download", {"clip": {"modle": "x"}}])},
-            r"corpora.captions.steps.1.clip.modle: unknown key; allowed: model, pretrained",
+            r"corpora.captions.steps.1.clip.0.modle: unknown key; allowed: model, pretrained",
         ),
         ({"seed": "many"}, r"seed: .*valid integer.*found 'many'"),
         ({"mix": {"weights": {"captions": 0}}}, r"mix.weights.captions: .*greater than 0"),
@@ -104,6 +104,12 @@ def test_a_mistake_is_named_with_what_is_allowed(
         (["language"], "there is no step download, and so no picture"),
         (["download", "download"], "more than one step download"),
         (["dwonload"], "steps.0.dwonload: unknown key; allowed: language, lines"),
+        (["download", {"clip": [{}, {"model": "RN50"}]}], "two models are called similarity"),
+        (
+            ["download", {"clip": [{"embeddings": True}, {"name": "b", "embeddings": True}]}],
+            "embeddings can be kept of one model",
+        ),
+        (["download", {"clip": {"name": "Not A Name"}}], "clip.0.name: .*should match pattern"),
         ([{"clip": {}, "download": {}}], "a step has exactly one key of"),
     ],
 )
@@ -128,7 +134,7 @@ def test_set_finds_steps_and_filters_by_name(tmp_path: Path):
         f"{steps}.filter_images-2=[image_url]",
     ]
     _, first, clip, second = load_recipe(path, asked).corpora.captions.steps
-    assert clip.options.model == "RN50"
+    assert [each.model for each in clip.options] == ["RN50"]
     assert [(spec.name, spec.thresholds) for spec in first.options] == [("image_side", {"min": 7})]
     assert [spec.name for spec in second.options] == ["image_url"]
     for name in ("filter_images-3", "filter_images-x", "mask"):
