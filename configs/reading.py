@@ -94,9 +94,15 @@ def _allowed(model: type[BaseModel], location: Sequence[int | str]) -> str:
             if not hasattr(current, "model_fields") or step not in current.model_fields:
                 return ""
             current = current.model_fields[step].annotation
-        models = [a for a in get_args(current) if hasattr(a, "model_fields")]
-        current = models[0] if models else current
+        current = _model_in(current) or current
     return ", ".join(getattr(current, "model_fields", {}))
+
+
+def _model_in(annotation: Any) -> Any:
+    """The first model within a type such as `Annotated[list[Clip], ...] | None`."""
+    if hasattr(annotation, "model_fields"):
+        return annotation
+    return next(filter(None, map(_model_in, get_args(annotation))), None)
 
 
 def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
