@@ -40,10 +40,14 @@ Places = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Limits:
-    """In how many of 64 bits the hashes of pictures may differ, and those of flat ones."""
+    """In how many of 64 bits the hashes of pictures may differ, and those of flat ones.
+
+    imagehash sets the 32 bits that are above the median, so that two hashes differ in an even
+    number of bits unless values are equal.
+    """
 
     distance: int = 8
-    flat_distance: int = 2
+    flat_distance: int = 4
 
 
 def looks(rows: pa.Table) -> pa.Table:

@@ -52,7 +52,9 @@ def share(nodes: Nodes, place: Place) -> Nodes:
 
 def mixed(values: NDArray[Any]) -> NDArray[np.uint64]:
     """32 bits that each bit of a 64-bit number has a part in (Fibonacci hashing)."""
-    return (values.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
+    bits = values.astype(np.uint64)
+    folded = bits ^ (bits >> np.uint64(32))  # a product has nothing of higher bits in lower ones
+    return (folded * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
 
 
 def hang(edges: pa.Table, place: Place) -> Pieces:

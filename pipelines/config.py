@@ -256,7 +256,7 @@ class NearImage(Strict):
     """Pictures that look alike, as `filters.looks` says, are duplicates."""
 
     distance: Annotated[int, Field(ge=0, le=12)] = 8  # bits of 64 in which hashes may differ
-    flat_distance: Annotated[int, Field(ge=0)] = 2  # of pictures largely of one shade
+    flat_distance: Annotated[int, Field(ge=0)] = 4  # of pictures largely of one shade
 
     @model_validator(mode="after")
     def _flat_ones_are_closer(self) -> "NearImage":
@@ -352,6 +352,15 @@ class Decontaminate(Strict):
     report_only: bool = False  # drop nothing; ledger and measures say what was found
 
 
+class DecontaminateImages(NearImage):
+    """Take out pictures of evaluation sets: the same bytes, or those that look alike."""
+
+    # Pictures, .tar or .parquet files of pictures: paths, patterns such as eval/**/*.png, or
+    # folders, which end in a slash on an object store.
+    files: list[str] = Field(min_length=1)
+    report_only: bool = False  # take out nothing; the ledger says what was found
+
+
 class Mask(Strict):
     """Put placeholders for personal data."""
 
@@ -394,6 +403,7 @@ class Step(Strict):
     download: Fetch | None = None
     filter_images: ImageFilters | None = None
     copies: Copies | None = None
+    decontaminate_images: DecontaminateImages | None = None
     nsfw: Nsfw | None = None
     clip: Clips | None = None  # one model, or a list: every image is decoded once for all
 
@@ -427,6 +437,7 @@ class Step(Strict):
 
 NEEDS = {  # the step that has to stand before
     "step filter_images": "download",
+    "step decontaminate_images": "download",
     "step nsfw": "download",
     "step clip": "download",
     "dedupe by image": "download",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pipelines.config import Corpus, Download, Step
 from pipelines.copies import copies_stage
 from pipelines.decontaminate import decontaminate_stage
+from pipelines.decontaminate_images import decontaminate_images_stage
 from pipelines.dedupe import dedupe_stage
 from pipelines.download import download_stage
 from pipelines.images import image_filter_stage
@@ -82,6 +83,8 @@ def _stage(
     fetched = downloaded(made)
     assert fetched is not None, "a recipe that lacks it was refused"
     match step.kind:
+        case "decontaminate_images":
+            return decontaminate_images_stage(name, source, fetched, options, storage)
         case "filter_images":
             scorers = [stage for stage in made if stage.name.split("/")[1].startswith("nsfw")]
             return image_filter_stage(name, source, fetched, options, scorers)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
@@ -65,6 +65,7 @@ def found(rows: list[tuple[Any, ...]], cut: int, limits: Limits) -> set[tuple[in
     return {(min(pair), max(pair)) for pair in every}
 
 
+@settings(deadline=None)
 @given(st.lists(seen, max_size=20, unique=True), st.integers(0, 20), st.sampled_from([2, 5, 8]))
 def test_pairs_are_those_of_a_plain_loop(rows: list[tuple[Any, ...]], cut: int, distance: int):
     limits, table = Limits(distance, 2), table_of(rows)
@@ -194,4 +195,4 @@ def test_a_scope_or_a_larger_distance_of_flat_pictures_is_refused():
     with pytest.raises(ValidationError, match="not those of one host"):
         Dedupe(near_image=NearImage(), scope="host")
     with pytest.raises(ValidationError, match="no more than distance"):
-        NearImage(distance=1)
+        NearImage(distance=3)
