@@ -265,12 +265,27 @@ class NearImage(Strict):
         return self
 
 
+class Semantic(Strict):
+    """Pictures whose embeddings are near are duplicates (SemDeDup)."""
+
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.95  # the least cosine
+    clusters: Positive = 1000  # in which pictures are compared
+    sample: Positive = 100_000  # pictures that the centres of clusters are made from
+
+    @model_validator(mode="after")
+    def _clusters_have_a_sample(self) -> "Semantic":
+        if self.sample < self.clusters:
+            raise ValueError(f"{self.clusters} clusters need a sample of at least as many pictures")
+        return self
+
+
 class Dedupe(Strict):
     """What makes two records one; of records that are one, however indirectly, one is kept."""
 
     exact: list[Literal["url", "content", "image"]] = []
     near: Near | None = None
     near_image: NearImage | None = None
+    semantic: Semantic | None = None
     # Compare only records that have this in common; all, if not given.
     scope: Literal["snapshot", "source", "host"] | None = None
     against: list[str] = []  # folders of finished runs, whose survivors count as seen already
@@ -284,12 +299,21 @@ class Dedupe(Strict):
     @property
     def kinds(self) -> list[str]:
         """What is compared, by the recipe's names."""
-        return [*self.exact, *(name for name in ("near", "near_image") if getattr(self, name))]
+        others = ("near", "near_image", "semantic")
+        return [*self.exact, *(name for name in others if getattr(self, name))]
 
     @model_validator(mode="after")
     def _looks_have_no_scope(self) -> "Dedupe":
         if self.near_image and self.scope:
             raise ValueError(f"near_image compares all pictures, not those of one {self.scope}")
+        return self
+
+    @model_validator(mode="after")
+    def _meanings_are_of_one_run(self) -> "Dedupe":
+        if self.semantic and self.scope:
+            raise ValueError(f"semantic compares all pictures, not those of one {self.scope}")
+        if self.semantic and self.against:
+            raise ValueError("semantic compares embeddings, of which runs in against keep none")
         return self
 
 
@@ -442,6 +466,7 @@ NEEDS = {  # the step that has to stand before
     "step clip": "download",
     "dedupe by image": "download",
     "dedupe by near_image": "download",
+    "dedupe by semantic": "clip",
     "filter image_nsfw": "nsfw",
     "filter image_similarity": "clip",
 }

@@ -49,7 +49,8 @@ LOSER = pa.schema([*KEY, ("keeper", pa.string())])
 ORDER = ["key", "rank", "id", "part", "row"]
 
 MODULES = tuple(
-    f"pipelines.{name}" for name in ("dedupe", "near", "alike", "looks", "clusters", "keys")
+    f"pipelines.{name}"
+    for name in ("dedupe", "near", "alike", "looks", "semantic", "clusters", "keys")
 )
 
 
@@ -60,23 +61,38 @@ def dedupe_stage(
     storage: StorageOptions | None = None,
     *,
     fetched: Stage | None = None,
+    embedded: Stage | None = None,
 ) -> Stage:
-    """Keep one document of every group of duplicates; `fetched` has the pictures' hashes.
+    """Keep one document of every group of duplicates.
+
+    Args:
+        name: of the stage.
+        source: whose documents are deduped.
+        options: what makes duplicates.
+        storage: where the runs to dedupe against are.
+        fetched: the stage that has the pictures' hashes.
+        embedded: the stage that has their embeddings.
 
     Raises:
-        ConfigError: a run to dedupe against has no such stage, or made its keys otherwise.
+        ConfigError: a run to dedupe against has no such stage, or made its keys otherwise; there
+            are no embeddings.
     """
+    if options.semantic and embedded is None:
+        raise ConfigError(
+            "dedupe.semantic compares embeddings: keep some, as clip.embeddings: true"
+        )
     known = [_finished(name, run, options, storage) for run in options.against]
     job = near.Job(options, tuple(known))
-    alike = options.near or options.near_image
+    alike = options.near or options.near_image or options.semantic
     linked = bool(alike or options.against or len(options.exact) != 1)
+    looked = [fetched] * bool(options.near_image) + [embedded] * bool(options.semantic)
     return Stage(
         name,
         partial(near.drop_duplicates, job=job) if linked else partial(_dedupe, options=options),
         options.model_dump(),
         MODULES,
         inputs=(source.name,),
-        lookups=(fetched.name,) if options.near_image and fetched else (),
+        lookups=tuple(stage.name for stage in looked if stage),
         files=tuple(each.folder.parent / ledger.STAGE_FILE for each in known),
         before=partial(near.next_job, job=job) if linked else None,
         finish=near.forget if linked else None,

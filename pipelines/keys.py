@@ -20,6 +20,7 @@ from shards import schema
 NO_KEY = minhash.NO_KEY  # of a document that has nothing to compare
 NEAR = "near_duplicate"
 NEAR_IMAGE = "near_duplicate_image"
+SEMANTIC = "semantic_duplicate"
 
 RECORD = pa.schema(
     [
@@ -34,7 +35,7 @@ Keys = NDArray[np.uint64]
 
 def reasons(options: Dedupe) -> list[str]:
     """The kinds of keys, in the order in which they give reasons."""
-    found = {NEAR: options.near, NEAR_IMAGE: options.near_image}
+    found = {NEAR: options.near, NEAR_IMAGE: options.near_image, SEMANTIC: options.semantic}
     exact = [f"duplicate_{kind}" for kind in options.exact]
     return exact + [reason for reason, asked in found.items() if asked]
 
@@ -42,8 +43,7 @@ def reasons(options: Dedupe) -> list[str]:
 def kinds(options: Dedupe) -> NDArray[np.int8]:
     """Of each column of keys, which of the `reasons` it stands for."""
     bands = options.near.banding[0] if options.near else 0
-    columns = {NEAR: bands, NEAR_IMAGE: 1}
-    of_kinds = [columns.get(reason, 1) for reason in reasons(options)]
+    of_kinds = [bands if reason == NEAR else 1 for reason in reasons(options)]
     return np.repeat(np.arange(len(of_kinds), dtype=np.int8), of_kinds)
 
 
@@ -54,6 +54,10 @@ def records(documents: pa.Table, options: Dedupe, index: pa.Table | None = None)
     if index is not None:
         seen = looks(first_images(documents, index))
         keys = np.concatenate([keys, look_keys(seen)[:, None]], axis=1)
+    if options.semantic:  # of equal pictures a part sends one
+        same = exact_values(documents, texts, "image")
+        equal = _hashed("meaning", scopes(documents, None), same)[:, None]
+        keys = np.concatenate([keys, equal], axis=1)
     offsets = np.arange(documents.num_rows + 1, dtype=np.int32) * keys.shape[1]
     lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(keys.reshape(-1)))
     columns = [documents["id"], pa.array(ranks(documents, texts)), lists]

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from filters.looks import LOOK
-from pipelines import clusters, keys, looks
+from pipelines import clusters, keys, looks, semantic
 from pipelines.alike import NAMED, by_band, compared, names
 from pipelines.clusters import Build, Nodes
 from pipelines.config import Dedupe
@@ -75,6 +75,8 @@ class Job:
 
 def next_job(place: Place, job: Job) -> Build | None:
     """The job that has to run before duplicates are known; None when they are."""
+    if (asked := job.options.semantic) and (build := semantic.next_job(place, asked)):
+        return build
     return clusters.next_round(place, partial(_links, place=place, job=job))
 
 
@@ -96,7 +98,7 @@ def drop_duplicates(parts: Any, place: Place, job: Job) -> Any:
 def forget(place: Place) -> None:
     """Remove what was needed to find duplicates."""
     clusters.forget_rounds(place)
-    for name in (RECORDS, KINDS):
+    for name in (RECORDS, KINDS, semantic.CENTRES.split("/")[0]):
         remove_tree(place.out / name)
 
 
@@ -117,6 +119,10 @@ def _links(parts: Any, place: Place, job: Job) -> Any:
         shown = every | "looks" >> beam.FlatMap(_looks, place, job)
         alike = looks.linked(shown, place, options.near_image)
         linked.append(alike | "near images" >> beam.Map(_of_kind, reasons.index(keys.NEAR_IMAGE)))
+    if options.semantic:
+        members = kept | "embeddings" >> beam.FlatMap(semantic.embedded, place)
+        alike = semantic.linked(members, place, options.semantic)
+        linked.append(alike | "meanings" >> beam.Map(_of_kind, reasons.index(keys.SEMANTIC)))
     together = linked | "all links" >> beam.Flatten() | "by end" >> beam.GroupByKey()
     return together | "first edges" >> beam.FlatMap(_keep_kinds, place)
 

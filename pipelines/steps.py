@@ -46,6 +46,13 @@ def downloaded(stages: Sequence[Stage]) -> Stage | None:
     return next((stage for stage in stages if stage.name.endswith("/download")), None)
 
 
+def embedded(made: Sequence[Stage], corpus: Corpus) -> Stage | None:
+    """Of the stages that are made of a corpus the last that keeps embeddings of its pictures."""
+    clips = [(stage, step.clip) for stage, step in zip(made[1:], corpus.steps, strict=False)]
+    keeping = [stage for stage, clip in clips if clip and any(each.embeddings for each in clip)]
+    return keeping[-1] if keeping else None
+
+
 def _stage(
     name: str,
     made: Sequence[Stage],
@@ -69,7 +76,8 @@ def _stage(
         case "filter":
             return filter_stage(name, source, options, measure_all=corpus.measure_all)
         case "dedupe":
-            return dedupe_stage(name, source, options, storage, fetched=downloaded(made))
+            found = {"fetched": downloaded(made), "embedded": embedded(made, corpus)}
+            return dedupe_stage(name, source, options, storage, **found)
         case "passages":
             return passages_stage(name, source, options)
         case "decontaminate":
