@@ -141,6 +141,7 @@ def main(
         "mixwright run configs/mm1.yaml --dry-run",
         "mixwright run my.yaml --set mix.seq_len=2048 --set seed=7",
         "mixwright run my.yaml --only captions",
+        "mixwright run my.yaml --retry-failed",
         "mixwright run my.yaml --runner spark --set runner.spark.job_endpoint=localhost:8099",
     )
 )
@@ -158,6 +159,13 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say which stages would run, and why; run nothing.")
     ] = False,
+    retry_failed: Annotated[
+        bool,
+        typer.Option(
+            "--retry-failed",
+            help="First try the downloads again that failed for reasons that may have passed.",
+        ),
+    ] = False,
 ) -> None:
     """Run a recipe. What is done is skipped, what was interrupted is continued."""
     with told():
@@ -165,28 +173,41 @@ def run(
 
         engine = [f"runner.engine={runner}"] if runner else []
         recipe = load_recipe(config, [*(assignments or []), *engine])
-        execute(recipe, only, dry_run=dry_run)
+        execute(recipe, only, dry_run=dry_run, retry_failed=retry_failed)
 
 
-def execute(recipe: "Recipe", only: str | None = None, *, dry_run: bool = False) -> None:
+def execute(
+    recipe: "Recipe", only: str | None = None, *, dry_run: bool = False, retry_failed: bool = False
+) -> None:
     """Bring the stages of a recipe up to date, with progress; raises `typer.Exit` on failure."""
     from pipelines.recipe import selected, stages_of
-    from pipelines.run import plan
+    from pipelines.run import plan, plan_retry
 
     whole = stages_of(recipe)
-    stages = selected(whole, only)
+    names, stages = [stage.name for stage in whole], selected(whole, only)
     planned = plan(recipe.out, stages)
-    todo = [p for p in planned if not p.done]
+    again = plan_retry(recipe.out, planned) if retry_failed else []
     if dry_run:
-        for p in planned:
-            say(f"{p.stage.name:<28} {'skip: done' if p.done else f'run: {p.why}'}")
-        if recipe.runner.engine == "dataflow" and todo:
-            _write_job(recipe, planned)
+        _say_plan(recipe, planned, again)
         return
-    if not todo:
+    if again:
+        _run(recipe, again, names)
+        planned = plan(recipe.out, stages)
+    elif retry_failed:
+        say(f"{recipe.name}: no download failed for a reason that may have passed")
+    if all(p.done for p in planned):
         say(f"{recipe.name}: all {len(planned)} stages are done; nothing to do")
         return
-    _run(recipe, planned, [stage.name for stage in whole])
+    _run(recipe, planned, names)
+
+
+def _say_plan(recipe: "Recipe", planned: list["Planned"], again: list["Planned"]) -> None:
+    """Say which stages would run, and write the job that would be submitted."""
+    retried = {p.stage.name: p for p in again if p.earlier}
+    for p in (retried.get(p.stage.name, p) for p in planned):
+        say(f"{p.stage.name:<28} {'skip: done' if p.done else f'run: {p.why}'}")
+    if recipe.runner.engine == "dataflow" and not all(p.done for p in planned):
+        _write_job(recipe, planned)
 
 
 def _write_job(recipe: "Recipe", planned: list["Planned"]) -> None:
@@ -240,7 +261,13 @@ def _execute(recipe: "Recipe", planned: list["Planned"], options: Any, state: An
     from pipelines import progress
     from pipelines.run import execute as execute_stages
     from pipelines.status import Reached
+    from shards.ledger import read_counts
 
+    before = {
+        p.stage.name: (read_counts(recipe.out / p.stage.name / p.earlier), p.stage.temporary)
+        for p in planned
+        if p.earlier
+    }
     selecting = {p.stage.name for p in planned if p.stage.selects}
     log = logging.getLogger("mixwright")
 
@@ -251,6 +278,9 @@ def _execute(recipe: "Recipe", planned: list["Planned"], options: Any, state: An
 
     def done(name: str, counts: "Counts", metrics: Mapping[str, int]) -> None:
         log.info("stage done", extra={"stage": name, "counts": vars(counts), "metrics": metrics})
+        if name in before:
+            say(progress.describe_retry(name, before[name][0], counts, before[name][1]))
+            return
         say(progress.describe(name, counts, metrics))
         if name in selecting and (warning := progress.warning(name, counts)):
             console.print(f"  warning: {warning}", style="yellow", markup=False, soft_wrap=True)

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from pipelines.batches import Chain, Target, chains, fetch_partition, host_of, in_order
 from pipelines.config import Download
-from pipelines.fetch import FetchOptions
+from pipelines.fetch import TEMPORARY, FetchOptions
 from pipelines.images import drop_images
 from pipelines.stage import Pieces, Place, Stage, by_part, partitions, scatter, write_documents
 from shards import schema
@@ -51,6 +51,7 @@ def download_stage(name: str, source: Stage, options: Download) -> Stage:
             "pipelines.addresses",
         ),
         inputs=(source.name,),
+        temporary=TEMPORARY,
         selects=True,
     )
 
@@ -99,6 +100,7 @@ def _target(partition: int, place: Place, options: Download) -> Target:
         FetchOptions(**{name: getattr(options, name) for name in names}),
         Resize(options.resize.shorter_side, options.resize.quality) if options.resize else None,
         options.tar_bytes,
+        place.earlier,
     )
 
 

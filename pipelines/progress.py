@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +109,13 @@ def describe(name: str, counts: Counts, metrics: Mapping[str, int]) -> str:
     reasons = ", ".join(f"{reason} {n}" for reason, n in top)
     more = f" and {len(lost) - 3} more reasons" if len(lost) > 3 else ""
     return f"{name:<28} {read:>8,} → {kept:>8,} {seconds:6.1f} s  {reasons}{more}"
+
+
+def describe_retry(name: str, before: Counts, counts: Counts, temporary: Collection[str]) -> str:
+    """One line on failures that were tried again: how many there were, and are not any more."""
+    tried = before.lost_to("image", temporary)
+    won = counts.kept.get("image", 0) - before.kept.get("image", 0)
+    return f"{name:<28} {tried:,} failed images tried again, {won:,} won"
 
 
 def warning(name: str, counts: Counts) -> str | None:

@@ -41,6 +41,9 @@ ATTEMPTS = 4  # of a job whose worker died, as many as Spark makes of a task
 
 log = logging.getLogger("mixwright")
 
+# Of the pieces of a fingerprint: that of the output whose temporary failures were tried again.
+RETRIED = "retried"
+
 FOLLOWED = ("filters", "mixers", "shards")
 FOLLOWED_IN = tuple(f"{package}." for package in FOLLOWED)
 
@@ -59,6 +62,7 @@ class Planned:
     pieces: Mapping[str, Any]  # what the fingerprint is made of
     done: bool
     why: str  # "done", "new", "its config changed", ...
+    earlier: str | None = None  # the folder of the output whose failures are tried again
 
     @property
     def folder(self) -> str:
@@ -132,10 +136,38 @@ def plan(run: Location, stages: Sequence[Stage]) -> list[Planned]:
     before = in_parallel(lambda stage: ledger.about(run / stage.name), stages)
     for stage, said in zip(stages, before, strict=True):
         pieces = _pieces(stage, prints)
+        pieces |= _retried(said, pieces)
         prints[stage.name] = _hash(pieces)
         why = _why(said, pieces)
         planned.append(Planned(stage, prints[stage.name], pieces, why == "done", why))
     return planned
+
+
+def _retried(said: Mapping[str, Any] | None, pieces: Mapping[str, Any]) -> dict[str, Any]:
+    """That failures were tried again is part of an output as long as nothing else changes."""
+    before = said["pieces"] if said else {}
+    same = RETRIED in before and all(before.get(name) == pieces[name] for name in pieces)
+    return {RETRIED: before[RETRIED]} if same else {}
+
+
+def plan_retry(run: Location, planned: Sequence[Planned]) -> list[Planned]:
+    """The finished stages of a plan, of which those with temporary failures try these again.
+
+    Stages that read them are not run: whether they have to be is seen when it is known what was
+    won. An empty list if there is nothing to try.
+    """
+    again = [_again(run, p) if p.stage.temporary else p for p in planned if p.done]
+    return again if any(p.earlier for p in again) else []
+
+
+def _again(run: Location, p: Planned) -> Planned:
+    counts = ledger.read_counts(run / p.stage.name / p.folder)
+    failed = counts.lost_to("image", p.stage.temporary)
+    if not failed:
+        return p
+    pieces = {**p.pieces, RETRIED: p.fingerprint}
+    why = f"{failed} images failed for reasons that may have passed"
+    return Planned(p.stage, _hash(pieces), pieces, done=False, why=why, earlier=p.folder)
 
 
 def _waves(planned: Sequence[Planned]) -> Iterable[list[Planned]]:
@@ -166,7 +198,8 @@ def _places(run: Location, planned: Sequence[Planned], wave: Sequence[Planned]) 
             first = p.stage.inputs[0]
             parts = places[first].parts if first in places else ledger.part_count(inputs[0])
         out = folders[p.stage.name]
-        places[p.stage.name] = Place(p.stage.name, run, out, inputs, lookups, parts)
+        earlier = out.with_name(p.earlier) if p.earlier else None
+        places[p.stage.name] = Place(p.stage.name, run, out, inputs, lookups, parts, earlier)
     return places
 
 
@@ -261,6 +294,11 @@ def _commit(
             remove_tree(home / name)
 
 
+def _changes(planned: Planned, place: Place, counts: ledger.Counts) -> bool:
+    """Whether an output is worth to be committed: not if all that was tried again failed again."""
+    return place.earlier is None or ledger.read_counts(place.earlier) != counts
+
+
 def _metrics(results: Iterable[Any]) -> dict[str, dict[str, int]]:
     """Every stage's counters summed, and the largest of its distributions, over all jobs."""
     found: dict[str, dict[str, int]] = {}
@@ -351,5 +389,8 @@ def execute(
         for p in wave:
             name = p.stage.name
             mine = metrics.get(name, {})
-            _commit(p, places[name], checked[name], mine)
+            if _changes(p, places[name], checked[name]):
+                _commit(p, places[name], checked[name], mine)
+            else:
+                remove_tree(places[name].out)
             done(name, checked[name], mine)

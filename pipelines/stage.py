@@ -54,6 +54,8 @@ class Place:
     inputs: tuple[Location, ...]  # the folders of the stages whose records it accounts for
     lookups: tuple[Location, ...]  # the folders of stages that it only looks things up in
     parts: int  # how many parts it writes
+    # The folder of its earlier output, of which only temporary failures are tried again.
+    earlier: Location | None = None
     version: str = field(default_factory=code_version)  # of the submitter's code
 
     def read(self, part: int) -> pa.Table:
@@ -136,6 +138,8 @@ class Stage:
     # The graph of a job that has to run before the stage's own, asked for until there is none.
     before: Callable[[Place], Callable[[Any], Any] | None] | None = None
     finish: Callable[[Place], None] | None = None  # once, when all parts are there
+    # The reasons of images that another run may cure.
+    temporary: frozenset[str] = frozenset()
     selects: bool = False  # keeping everything or nothing is then worth a warning
 
 

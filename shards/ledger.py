@@ -13,7 +13,7 @@ workers of an abandoned run can never write into the output of another.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -59,6 +59,11 @@ class Counts:
     def lost(self, unit: str) -> int:
         """Records of `unit` that were dropped or failed."""
         return sum(self.dropped.get(unit, {}).values()) + sum(self.errors.get(unit, {}).values())
+
+    def lost_to(self, unit: str, reasons: Collection[str]) -> int:
+        """Records of `unit` that were dropped for one of some reasons."""
+        found = self.dropped.get(unit, {})
+        return sum(n for reason, n in found.items() if reason in reasons)
 
     def check(self, where: str) -> None:
         """Raise `LedgerError` unless read = kept + dropped + errors for every unit."""

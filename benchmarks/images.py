@@ -1,0 +1,288 @@
+"""Pictures from URLs to the image store, beside img2dataset.
+
+Download: `benchmarks/images_server.py` serves pictures with the latency, errors and refusals of the
+web. Both sides are given the same URLs, the same number of requests under way, and the same resize,
+and run as their users run them: one command. Images a second are counted after start-up, which is
+the time of a list of one URL.
+
+    make bench-images                                  # about ten minutes
+    make bench-images ARGS=--quick                     # about one, once the peer is installed
+
+The last line is one JSON object; its ratios are above 1 where this project is better.
+"""
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import corpus
+import peers
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import yaml
+from images_server import HOSTS, share
+from PIL import Image
+
+IMG2DATASET = ["img2dataset==1.47.0", "setuptools<81"]  # which it imports, and newer ones lack
+URLS, QUICK = 4000, 300
+PROCESSES, THREADS = 2, 32
+PATIENCE = 10.0  # seconds: ours for a URL, theirs for each read
+SIDE, QUALITY = 378, 95
+# Of a list of URLs, how many in a hundred are of each kind; the others are plain pictures.
+KINDS = {"missing": 5, "busy": 2, "noai": 4, "private": 4}
+PICTURES, TILES = 48, 24
+
+
+def main() -> None:
+    """Compare, and print what was found."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--quick", action="store_true", help=f"{QUICK} URLs, each side once or twice"
+    )
+    parser.add_argument("--urls", type=int, help=f"instead of {URLS}")
+    options = parser.parse_args()
+    n = options.urls or (QUICK if options.quick else URLS)
+    print(json.dumps(compare_downloads(n, repeats=1 if options.quick else 3)))
+
+
+# --- download
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a command took, and what it stored."""
+
+    seconds: float
+    cpu: float  # seconds, of all its processes
+    stored: tuple[str, ...]  # the URLs of pictures
+    tars: tuple[str, ...]  # sha256 of each
+    asked: Mapping[str, int]  # by the server's count
+
+    def of_kind(self, kind: str) -> int:
+        """How many pictures of a kind were stored."""
+        return sum(f"/{kind}/" in url for url in self.stored)
+
+
+Side = Callable[[Path, Sequence[str], int], None]  # downloads URLs from a port into a folder
+
+
+def compare_downloads(n: int, repeats: int) -> dict[str, Any]:
+    """Both sides on lists of one URL, of `n`, and of a few with one that drips."""
+    peers.environment("img2dataset", IMG2DATASET)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_pictures(folder / "pictures")
+        sides = {"mixwright": ours, "img2dataset": theirs}
+        one = ["/ok/0.jpg"]
+        start = both(folder, sides, one, repeats)
+        runs = both(folder, sides, paths(n), max(2, repeats))
+        drips = both(folder, sides, [*paths(n)[:40], "/drip/0.jpg"], 1)
+        calm = both(folder, sides, paths(n)[:40], 1)
+    return report(start, runs, {k: drips[k][0].seconds - calm[k][0].seconds for k in sides})
+
+
+def make_pictures(folder: Path) -> None:
+    """JPEGs of 500 to 1,300 pixels: sheets of the sample's pictures."""
+    folder.mkdir()
+    found = sorted((corpus.SAMPLE / "www/pictures.mixwright.example/noto").glob("*.png"))
+    for number in range(PICTURES):
+        side = 500 + int(800 * share("side", str(number)))
+        sheet = Image.new("RGB", (side, side * 3 // 4), "white")
+        for tile in range(TILES):
+            with Image.open(found[(number * TILES + tile) % len(found)]) as image:
+                small = image.convert("RGBA").resize((side // 6, side * 3 // 16))
+            sheet.paste(small, (tile % 6 * (side // 6), tile // 6 * (side * 3 // 16)), small)
+        sheet.save(folder / f"{number:02d}.jpg", quality=90)
+
+
+def paths(n: int) -> list[str]:
+    """The first `n` paths of a list whose mixture of kinds is the same over its length."""
+    bounds = [kind for kind, percent in KINDS.items() for _ in range(percent)]
+    kinds = [*bounds, *["ok"] * (100 - len(bounds))]
+    return [f"/{kinds[int(share('kind', str(k)) * 100)]}/{k}.jpg" for k in range(n)]
+
+
+def both(
+    folder: Path, sides: Mapping[str, Side], asked: Sequence[str], repeats: int
+) -> dict[str, list[Taken]]:
+    """What each side takes, in turns, so that the machine's moods are shared."""
+    taken: dict[str, list[Taken]] = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, side in sides.items():
+            taken[name].append(measured(folder, side, asked))
+            last = taken[name][-1]
+            print(f"{name:12} {len(asked):5} URLs {last.seconds:7.1f} s {last.cpu:7.1f} CPU s "
+                  f"{len(last.stored):5} images", file=sys.stderr)  # fmt: skip
+    return taken
+
+
+def measured(folder: Path, side: Side, asked: Sequence[str]) -> Taken:
+    """One run of a side against a server that knows nobody."""
+    out = folder / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    with serving(folder / "pictures") as port:
+        urls = [f"http://{HOSTS[k % len(HOSTS)]}:{port}{path}" for k, path in enumerate(asked)]
+        before, started = cpu_seconds(), time.perf_counter()
+        side(out, urls, port)
+        seconds, cpu = time.perf_counter() - started, cpu_seconds() - before
+        with urlopen(f"http://{HOSTS[0]}:{port}/-/asked") as answer:
+            told = json.load(answer)
+    tars = sorted(out.rglob("*.tar"))
+    return Taken(seconds, cpu, stored(out), tuple(map(digest, tars)), told)
+
+
+def cpu_seconds() -> float:
+    """Of the processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def stored(out: Path) -> tuple[str, ...]:
+    """The URLs of what a side says it has stored, by its own tables."""
+    urls: list[str] = []
+    for path in out.rglob("*.parquet"):
+        if path.parent.name == "index":
+            table = pq.read_table(path, columns=["url", "tar"])
+            urls += table.filter(table["tar"].is_valid())["url"].to_pylist()
+        elif path.parent.name == "shards":
+            table = pq.read_table(path, columns=["url", "status"])
+            urls += table.filter(pc.equal(table["status"], "success"))["url"].to_pylist()
+    return tuple(urls)
+
+
+def digest(path: Path) -> str:
+    """The sha256 of a file."""
+    return sha256(path.read_bytes()).hexdigest()
+
+
+@contextmanager
+def serving(pictures: Path) -> Iterator[int]:
+    """The port of a fresh server."""
+    command = [sys.executable, Path(__file__).parent / "images_server.py", pictures]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        assert server.stdin and server.stdout
+        yield int(server.stdout.readline())
+        server.stdin.close()
+
+
+def run(command: Sequence[Any], folder: Path, **environment: str) -> None:
+    """Run a command to its end, silent if it succeeds."""
+    done = subprocess.run(
+        list(map(str, command)),
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        sys.exit(f"{command[0]} failed:\n{done.stdout}\n{done.stderr}")
+
+
+def ours(out: Path, urls: Sequence[str], port: int) -> None:
+    """`mixwright run` of a recipe that reads and downloads."""
+    table = pa.table({"url": urls, "caption": ["a picture"] * len(urls)})
+    pq.write_table(table, out / "urls.parquet")
+    recipe = {
+        "name": "bench",
+        "out": str(out / "run"),
+        "download": {
+            "connect_to": {host: f"{host}:{port}" for host in HOSTS},
+            "concurrency": THREADS,
+            "partitions": PROCESSES,
+            "per_host_concurrency": PROCESSES * THREADS,
+            "per_host_rate": 1e6,
+            "total_seconds": PATIENCE,
+            "resize": {"shorter_side": SIDE, "quality": QUALITY},
+        },
+        "corpora": {
+            "captions": {
+                "read": {"files": [str(out / "urls.parquet")]},
+                "steps": ["download"],
+            }
+        },
+        "mix": {"weights": {"captions": 1}},
+        "runner": {"workers": PROCESSES},
+    }
+    (out / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    command = [sys.executable, "-m", "pipelines.cli", "run", "recipe.yaml"]
+    root = str(Path(__file__).parents[1])
+    run([*command, "--only", "captions/download"], out, PYTHONPATH=root)
+
+
+def theirs(out: Path, urls: Sequence[str], port: int) -> None:
+    """img2dataset's command, without the services that it would tell of the run."""
+    python = peers.environment("img2dataset", IMG2DATASET)
+    (out / "urls.txt").write_text("\n".join(urls) + "\n")
+    options = {
+        "url_list": out / "urls.txt",
+        "output_folder": out / "shards",
+        "output_format": "webdataset",
+        "processes_count": PROCESSES,
+        "thread_count": THREADS,
+        "image_size": SIDE,
+        "resize_mode": "keep_ratio",
+        "resize_only_if_bigger": True,
+        "encode_quality": QUALITY,
+        "number_sample_per_shard": max(1, len(urls) // (2 * PROCESSES)),
+        "retries": 2,
+        "timeout": int(PATIENCE),
+        "user_agent_token": "mixwright",
+    }
+    flags = [f"--{name}={value}" for name, value in options.items()]
+    run([python.parent / "img2dataset", *flags], out, NO_ALBUMENTATIONS_UPDATE="1")
+
+
+def report(
+    start: Mapping[str, list[Taken]], runs: Mapping[str, list[Taken]], drip: Mapping[str, float]
+) -> dict[str, Any]:
+    """Print both sides, and answer with the figures."""
+    found: dict[str, Any] = {}
+    for name, taken in runs.items():
+        begin = statistics.median(each.seconds for each in start[name])
+        begin_cpu = statistics.median(each.cpu for each in start[name])
+        rates = [len(each.stored) / max(each.seconds - begin, 1e-3) for each in taken]
+        cpu = [(each.cpu - begin_cpu) / len(each.stored) * 1000 for each in taken]
+        found |= {
+            f"{name}_start_seconds": begin,
+            f"{name}_images_a_second": statistics.median(rates),
+            f"{name}_cpu_ms_an_image": statistics.median(cpu),
+            f"{name}_images": len(taken[0].stored),
+            f"{name}_same_tars": len({each.tars for each in taken}) == 1,
+            f"{name}_disallowed_fetched": max(each.asked.get("private", 0) for each in taken),
+            f"{name}_noai_stored": max(each.of_kind("noai") for each in taken),
+            f"{name}_drip_seconds": drip[name],
+        }
+        print(f"\n{name}")
+        for key, value in found.items():
+            if key.startswith(name):
+                print(f"  {key.removeprefix(name + '_'):22} {value:.2f}")
+    return found | {
+        "download_images_ratio": ratio(found, "images_a_second", 1),
+        "download_cpu_ratio": ratio(found, "cpu_ms_an_image", -1),
+        "download_start_ratio": ratio(found, "start_seconds", -1),
+    }
+
+
+def ratio(found: Mapping[str, float], figure: str, sign: int) -> float:
+    """Ours by theirs, or the reverse where less is better."""
+    return float((found[f"mixwright_{figure}"] / found[f"img2dataset_{figure}"]) ** sign)
+
+
+if __name__ == "__main__":
+    main()
