@@ -17,7 +17,6 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from datasketch import MinHash, MinHashLSH
 from numpy.typing import NDArray
 
 from shards import schema
@@ -55,6 +54,8 @@ def optimal_bands(threshold: float, permutations: int) -> tuple[int, int]:
     Of all that need no more than `permutations`, those with the least sum of the areas of false
     positives below the threshold and of false negatives above it (`datasketch.MinHashLSH`).
     """
+    from datasketch import MinHashLSH  # which loads scipy, as MinHash does
+
     index = MinHashLSH(threshold=threshold, num_perm=permutations)
     return index.b, index.r
 
@@ -205,6 +206,8 @@ def _band_keys(words: Words, ngram: int, bands: int, rows: int, seed: int) -> Ha
 @cache
 def _permutations(permutations: int, seed: int) -> NDArray[np.uint32]:
     """Datasketch's factors and summands, of shape [2, permutations]."""
+    from datasketch import MinHash
+
     drawn: NDArray[np.uint32] = MinHash(permutations, seed=seed, scheme="affine32").permutations
     return drawn
 

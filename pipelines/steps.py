@@ -12,9 +12,7 @@ from pipelines.download import download_stage
 from pipelines.images import image_filter_stage
 from pipelines.lines import lines_stage
 from pipelines.masking import mask_stage
-from pipelines.nsfw import nsfw_stage
 from pipelines.passages import passages_stage
-from pipelines.score import score_stage
 from pipelines.scoring import (
     flagged_words_stage,
     language_stage,
@@ -96,8 +94,13 @@ def _stage(
         case "filter_images":
             scorers = [stage for stage in made if stage.name.split("/")[1].startswith("nsfw")]
             return image_filter_stage(name, source, fetched, options, scorers)
+        # Beam's RunInference loads torch: seconds that only those wait for who ask a model.
         case "nsfw":
+            from pipelines.nsfw import nsfw_stage
+
             return nsfw_stage(name, source, fetched)
         case "clip":
+            from pipelines.score import score_stage
+
             return score_stage(name, source, fetched, options)
     raise AssertionError(f"no stage is made of a step {step.kind!r}")

@@ -6,6 +6,7 @@ same order give the same bytes.
 """
 
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -14,7 +15,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -298,15 +299,32 @@ def stored_image(
 
 def _resized(seen: Image.Image, resize: Resize) -> bytes:
     """JPEG by img2dataset's resizer; raises ImageRejectedError."""
-    # The import takes a second, and would ask a package index for a newer albumentations.
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    from img2dataset.resizer import Resizer
-
     # The resizer heeds neither EXIF orientation nor profiles, palettes or 16 bits: it gets plain
     # RGB.
     plain = io.BytesIO()
     seen.save(plain, "BMP")
-    resizer = Resizer(
+    with _RESIZING:
+        resizer = _resizer(resize)
+        small, *_, error = resizer(plain)
+    if error is not None:
+        raise ImageRejectedError(NOT_RESIZED) from ValueError(error)
+    return bytes(small)
+
+
+@cache
+def _resizer(resize: Resize) -> Any:
+    """img2dataset's resizer, loaded alone: its package loads torch, which takes seconds."""
+    # Albumentations would ask a package index for a newer one.
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    package = importlib.util.find_spec("img2dataset")
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("img2dataset", name="img2dataset")
+    place = Path(package.origin).with_name("resizer.py")
+    spec = importlib.util.spec_from_file_location("img2dataset_resizer", place)
+    assert spec is not None and spec.loader is not None, "its name ends in .py"
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Resizer(
         image_size=resize.shorter_side,
         resize_mode="keep_ratio",
         resize_only_if_bigger=True,
@@ -314,11 +332,6 @@ def _resized(seen: Image.Image, resize: Resize) -> bytes:
         encode_format="jpg",
         skip_reencode=False,
     )
-    with _RESIZING:
-        small, *_, error = resizer(plain)
-    if error is not None:
-        raise ImageRejectedError(NOT_RESIZED) from ValueError(error)
-    return bytes(small)
 
 
 def read_image(root: str | Location, tar: str, offset: int, length: int) -> bytes:
