@@ -25,6 +25,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import (
+    DirectOptions,
     GoogleCloudOptions,
     PipelineOptions,
     PortableOptions,
@@ -334,6 +335,18 @@ def _pipeline(options: PipelineOptions) -> beam.Pipeline:
         raise ConfigError(f"runner: {' '.join(causes) or error}") from error
 
 
+def _with_few_workers(options: PipelineOptions, places: Mapping[str, Place]) -> PipelineOptions:
+    """Options for a wave: of one part, the local engine's work is done in this process.
+
+    A worker process would do it no faster, and takes seconds to start.
+    """
+    processes = options.view_as(DirectOptions).direct_running_mode == "multi_processing"
+    if not processes or any(place.parts > 1 for place in places.values()):
+        return options
+    here = {"direct_running_mode": "in_memory", "direct_num_workers": 1}
+    return PipelineOptions.from_dictionary(options.get_all_options(drop_default=True) | here)
+
+
 def _run_job(graph: Graph, options: PipelineOptions) -> Any:
     """Run a graph to its end, again if a local worker died: what it had written is kept."""
     for _ in range(ATTEMPTS - 1):
@@ -378,8 +391,9 @@ def execute(
     }
     for wave in _waves(planned):
         places = _places(run, planned, wave)
+        chosen = _with_few_workers(options, places)
         with watch(places):
-            results = [_run_job(graph, options) for graph in _jobs(wave, places)]
+            results = [_run_job(graph, chosen) for graph in _jobs(wave, places)]
         metrics = _metrics(results)
         checked = {name: _check(place) for name, place in places.items()}
         for p in wave:

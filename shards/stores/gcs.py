@@ -122,12 +122,11 @@ class GcsStore:
 
     def copy(self, source: str, key: str) -> None:
         """Make an object of the bucket's from another, inside of the store."""
-        blob, token = self._bucket.blob(source), None
+        token: str | None = ""
         with _errors(self._url(source)):
-            while True:  # each answer says how far it got
-                token, _, _ = self._bucket.blob(key).rewrite(blob, token, retry=RETRY, **CALL)
-                if token is None:
-                    return
+            while token is not None:  # each answer says how far it got
+                blob, target = self._bucket.blob(source), self._bucket.blob(key)
+                token, *_ = target.rewrite(blob, token or None, retry=RETRY, **CALL)
 
     def names(self, folder: str) -> list[str]:
         """The names of objects and folders directly below, sorted."""

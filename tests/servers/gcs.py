@@ -174,6 +174,12 @@ class Gcs:
                 return self._list(bucket, request.query)
             case ("GET", "storage" | "download", *_, bucket, "o", key):
                 return self._get(bucket, key, request)
+            case ("POST", "storage", "v1", "b", bucket, "o", key, "rewriteTo", "b", other, "o", to):
+                copied = self._current(bucket, key, request.query)
+                stored = self.put(other, to, copied.data, copied.content_type)
+                answer = {"kind": "storage#rewriteResponse", "done": True}
+                sizes = dict.fromkeys(("totalBytesRewritten", "objectSize"), str(len(copied.data)))
+                return _json(answer | sizes | {"resource": stored.metadata()})
             case ("DELETE", "storage", "v1", "b", bucket, "o", key):
                 self._current(bucket, key, request.query)
                 del self.buckets[bucket][key]

@@ -36,6 +36,24 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_copy_stays_when_the_original_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(b"whole")
+    storage.copy(tmp_path / "a", tmp_path / "b" / "linked")
+
+    def unlinkable(*_: object) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr("os.link", unlinkable)
+    storage.copy(tmp_path / "a", tmp_path / "b" / "copied")
+    (tmp_path / "a").unlink()
+    assert {p.name: p.read_bytes() for p in (tmp_path / "b").iterdir()} == {
+        "linked": b"whole",
+        "copied": b"whole",
+    }
+
+
 def test_a_table_has_the_same_bytes_however_it_was_chunked(tmp_path: Path) -> None:
     values = [f"value {n} " * 300 if n % 9 else None for n in range(5000)]  # several pages
     whole = pa.table({"text": values, "lists": [[v, "end"] for v in values]})

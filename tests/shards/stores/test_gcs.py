@@ -82,6 +82,14 @@ def test_a_range_beyond_the_end(store: GcsStore, start: int, length: int) -> Non
         store.get("k", start, length)
 
 
+def test_a_copy_inside_of_the_store(store: GcsStore) -> None:
+    store.put_bytes("a/ä k", b"hello")
+    store.copy("a/ä k", "b/ä k")
+    assert store.get("b/ä k") == b"hello"
+    with pytest.raises(FileNotFoundError, match="gs://b/none"):
+        store.copy("none", "k")
+
+
 def test_another_upload_is_another_version(store: GcsStore) -> None:
     store.put_bytes("k", b"hello")
     before = store.version("k")

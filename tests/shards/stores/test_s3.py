@@ -91,6 +91,14 @@ def test_what_was_put_comes_back(store: S3Store, tmp_path: Path) -> None:
     assert store.names("a") == ["bytes +%ä", "empty", "file"]
 
 
+def test_a_copy_inside_of_the_store(store: S3Store) -> None:
+    store.put_bytes("a/bytes +%ä", b"from memory")
+    store.copy("a/bytes +%ä", "b/copy +%ä")
+    assert store.get("b/copy +%ä") == b"from memory"
+    with pytest.raises(FileNotFoundError, match="a/none: there is no such object"):
+        store.copy("a/none", "b/none")
+
+
 def test_ranges(store: S3Store) -> None:
     store.put_bytes("k", b"0123456789")
     assert store.get("k", 3, 4) == b"3456"
