@@ -26,6 +26,22 @@ def srgb(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, plain).convert("RGB")
 
 
+def reduced(image: Image.Image, least: int) -> Image.Image:
+    """A decoded image by averages of 2 x 2, 4 x 4, ... pixels, its shorter side still `least`.
+
+    Transparent pixels lend no colour. Copies of a large image would take a gigabyte and more.
+    """
+    factor = 1
+    while min(image.size) >= 2 * factor * least:
+        factor *= 2
+    if factor == 1:
+        return image
+    plain = _eight_bits(image)
+    if plain.mode != "RGBA":
+        return plain.reduce(factor)
+    return plain.convert("RGBa").reduce(factor).convert("RGBA")
+
+
 def _eight_bits(image: Image.Image) -> Image.Image:
     """In mode L, RGB, RGBA or CMYK."""
     if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip to white

@@ -13,7 +13,7 @@ import os
 import tarfile
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import groupby
@@ -25,7 +25,7 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from shards import storage
-from shards.colours import srgb
+from shards.colours import reduced, srgb
 from shards.rights import rights
 from shards.schema import IMAGE
 from shards.storage import Location
@@ -73,6 +73,10 @@ OTHER_SIGNATURES = (
 # img2dataset's resizer silences the process's own stdout and stderr while it works; two at once
 # would restore them in the wrong order.
 _RESIZING = threading.Lock()
+
+# Decoding and measuring takes up to 28 bytes a pixel (a PNG or WebP with transparency).
+LARGE_PIXELS = 2**23
+_LARGE = threading.Lock()
 
 
 class ImageRejectedError(Exception):
@@ -177,13 +181,16 @@ def _seen(image: ImageFile, least: int | None = None) -> Image.Image:
     """What is to be seen of an opened image.
 
     With `least`, a JPEG is decoded at the smallest of 1/1, 1/2, 1/4 and 1/8 at which its shorter
-    side has as many pixels, which takes a part of the time and memory.
+    side has as many pixels, which takes a part of the time and memory; other images above
+    `LARGE_PIXELS` are averaged likewise.
     """
     if least is not None:
         image.draft(None, (least, least))
     image.load()
     turn = TURNS.get(_orientation(image))
-    return srgb(image if turn is None else image.transpose(turn))
+    large = image.width * image.height > LARGE_PIXELS
+    small = reduced(image, least) if large and least is not None else image
+    return srgb(small if turn is None else small.transpose(turn))
 
 
 def _orientation(image: ImageFile) -> int:
@@ -289,12 +296,23 @@ def stored_image(
     Raises ImageRejectedError.
     """
     least = max(MEASURED_SIDE, resize.shorter_side if resize else 0)
-    found = _inspected(body, max_pixels, least)
-    facts = found.facts
-    small = resize and min(facts["width"], facts["height"]) <= resize.shorter_side
-    if resize is None or (small and found.plain):
-        return facts, body
-    return facts | {"format": "jpeg"}, _resized(found.seen, resize)
+    with _turn(body):
+        found = _inspected(body, max_pixels, least)
+        facts = found.facts
+        small = resize and min(facts["width"], facts["height"]) <= resize.shorter_side
+        if resize is None or (small and found.plain):
+            return facts, body
+        return facts | {"format": "jpeg"}, _resized(found.seen, resize)
+
+
+def _turn(body: bytes) -> AbstractContextManager[Any]:
+    """What a thread has to hold while it decodes an image: large ones take turns."""
+    try:
+        with Image.open(io.BytesIO(body), formats=DECODERS) as image:
+            large = image.width * image.height > LARGE_PIXELS
+    except Exception:  # why it is no image is found where it is decoded
+        large = False
+    return _LARGE if large else nullcontext()
 
 
 def _resized(seen: Image.Image, resize: Resize) -> bytes:
