@@ -1,128 +1,112 @@
-"""Image-caption pairs, read from tables of URLs and alternative texts."""
+"""Image-caption pairs: rows of URL tables become documents of an image and its text."""
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
 
-from configs.reading import ConfigError
-from pipelines.config import Tables, expand
-from pipelines.stage import Part, Place, Stage, write_documents
+from pipelines.config import Tables
+from pipelines.records import Lost, lost_row
+from pipelines.stage import Part, Place, Stage
+from pipelines.tables import Row, Slice, read_slice, slices
 from shards import ledger, schema
-from shards.storage import Location, in_parallel, open_stream, read_rows, row_count
-from shards.storage import size as file_size
+from shards.storage import Location
 from shards.stores.options import StorageOptions
 
-# File and range: rows of Parquet, bytes of TSV, of which a slice has the lines that begin in it.
-Slice = tuple[Location, int, int]
-HEAD = 1 << 16  # bytes of a TSV that tell how long its lines are
 
-
-def read_stage(name: str, tables: Tables, storage: StorageOptions) -> Stage:
-    """Rows of the URL tables as `[image, text]` documents, in parts of equal size."""
-    files = expand(tables.files, "corpora.captions.read.files", storage)
-    slices = _slices(files, tables.rows_per_part)
+def read_stage(name: str, sources: Sequence[Tables], storage: StorageOptions) -> Stage:
+    """Rows of the tables of all sources as `[image, text]` documents, in parts of equal size."""
+    parts = [part for tables, key in _named(sources) for part in slices(tables, key, storage)]
     return Stage(
         name,
-        partial(_read, tables=tables, slices=slices),
-        tables.model_dump(),
-        ("pipelines.captions",),
-        files=tuple(files),
-        parts=lambda _: len(slices),
+        partial(_read, parts=parts),
+        [tables.model_dump() for tables in sources],
+        ("pipelines.captions", "pipelines.tables", "pipelines.rows", "pipelines.compressed"),
+        files=tuple(dict.fromkeys(_files(parts))),
+        parts=lambda _: len(parts),
     )
 
 
-def _slices(files: Sequence[Location], size: int) -> list[Slice]:
-    """Slices of about `size` rows; no file is read through to find them."""
-    return [
-        (file, start, min(start + step, end))
-        for file, (begin, end, step) in zip(
-            files, in_parallel(partial(_extent, size=size), files), strict=True
-        )
-        for start in range(begin, end, step)
-    ]
+def _named(sources: Sequence[Tables]) -> Iterator[tuple[Tables, str]]:
+    """Each source with the recipe's key for it."""
+    key = "corpora.captions.read"
+    for number, tables in enumerate(sources):
+        yield tables, key if len(sources) == 1 else f"{key}.{number}"
 
 
-def _extent(file: Location, size: int) -> tuple[int, int, int]:
-    """Begin, end and step of a file's slices."""
-    if file.suffix == ".parquet":
-        return 0, row_count(file), size
-    with open_stream(file) as stream:
-        header = len(stream.readline())
-        head = stream.read(HEAD)
-    length = len(head) / max(head.count(b"\n"), 1)
-    return header, file_size(file), max(round(size * length), 1)
+def _files(parts: Sequence[Slice]) -> Iterator[Location]:
+    return (part.file for part in parts)
 
 
-def _read(parts: Any, place: Place, tables: Tables, slices: Sequence[Slice]) -> Any:
-    return parts | "read" >> beam.Map(_read_part, place, tables, slices)
+def _read(numbers: Any, place: Place, parts: Sequence[Slice]) -> Any:
+    return numbers | "read" >> beam.Map(_read_part, place, parts)
 
 
-def _read_part(part: int, place: Place, tables: Tables, slices: Sequence[Slice]) -> int:
+def _read_part(number: int, place: Place, parts: Sequence[Slice]) -> int:
     with place.clock():
-        if not place.has(part):
-            file = slices[part][0]
-            table, positions = _load(*slices[part])
-            result = pairs(table, tables, file=str(file), positions=positions)
-            write_documents(place, part, table, result)
-    return part
+        if not place.has(number):
+            part = parts[number]
+            documents, drops = pairs(read_slice(part), part.tables, str(part.file))
+            read = pa.concat_tables([documents.select(["id"]), drops.select(["id"])])
+            place.write(
+                number,
+                documents,
+                drops,
+                read={"document": read.num_rows},
+                kept={"document": documents.num_rows},
+            )
+    return number
 
 
-def _load(file: Location, start: int, stop: int) -> tuple[pa.Table, Sequence[int]]:
-    """The rows of a slice, and the position of each in its file: its number, or its first byte."""
-    if file.suffix == ".parquet":
-        return read_rows(file, start, stop - start), range(start, stop)
-    with open_stream(file) as stream:
-        names = _cells(stream.readline(), "utf-8-sig")
-        lines = list(_lines(stream, start, stop))
-    columns = pa.schema([(name or "", pa.string()) for name in names])
-    # By hand, because a CSV reader guesses types and stops at the first line of a wrong width.
-    rows = [dict(zip(columns.names, _cells(line), strict=False)) for _, line in lines]
-    return pa.Table.from_pylist(rows, schema=columns), [position for position, _ in lines]
-
-
-def _lines(stream: BinaryIO, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
-    """The lines that begin in [start, stop), with where they do."""
-    stream.seek(start - 1)
-    position = start - 1 + len(stream.readline())  # the end of the line that byte start - 1 is in
-    while position < stop:
-        line = stream.readline()
-        yield position, line
-        position += len(line)
-
-
-def _cells(line: bytes, encoding: str = "utf-8") -> list[str | None]:
-    """The cells of a line of TSV; an empty one is null."""
-    return [cell or None for cell in line.decode(encoding, "replace").rstrip("\r\n").split("\t")]
-
-
-def pairs(table: pa.Table, tables: Tables, *, file: str, positions: Sequence[int]) -> Part:
+def pairs(rows: Iterable[tuple[int, Row | Lost]], tables: Tables, file: str) -> Part:
     """The documents of a slice of a URL table, and ledger rows of what is no pair.
 
-    Raises `ConfigError` when the table lacks a column that the recipe names.
+    A row with a synthetic caption is two documents, which share the image.
     """
-    for column in filter(None, (tables.url, tables.text, tables.licence)):
-        if column not in table.column_names:
-            raise ConfigError(
-                f"{file}: no column {column!r}; it has {', '.join(table.column_names)}"
-            )
     documents, drops = [], []
-    for position, row in zip(positions, table.to_pylist(), strict=True):
-        url, text = row[tables.url], row[tables.text]
-        licence = row[tables.licence] if tables.licence else None
-        pair = schema.document(
-            tables.source,
-            None,
-            [schema.image_part(url or ""), schema.text_part(text or "")],
-            licence=licence,
-            file=file,
-            position=position,
-        )
-        reason = "no_url" if not url else "no_caption" if not (text or "").strip() else None
-        if reason:
-            drops.append(ledger.drop_row(pair, reason))
-        else:
-            documents.append(pair)
+    for position, row in rows:
+        if isinstance(row, Lost):
+            drops.append(lost_row(row, tables.source, file))
+            continue
+        for source, text in _captions(row, tables):
+            pair = _pair(row, source, text, tables, file, position)
+            if reason := _reason(row, text):
+                drops.append(ledger.drop_row(pair, reason))
+            else:
+                documents.append(pair)
     return schema.documents(documents), pa.Table.from_pylist(drops, schema=schema.DROP)
+
+
+def _captions(row: Row, tables: Tables) -> Iterator[tuple[str, str]]:
+    """The captions of a row, each with its source; a missing synthetic one is no loss."""
+    yield tables.source, row["text"] or ""
+    if tables.synthetic and row["synthetic"]:
+        yield tables.synthetic.source, row["synthetic"]
+
+
+def _reason(row: Row, text: str) -> str | None:
+    return "no_url" if not row["url"] else None if text.strip() else "no_caption"
+
+
+def _pair(
+    row: Row, source: str, text: str, tables: Tables, file: str, position: int
+) -> dict[str, Any]:
+    """A row of `schema.DOCUMENT`."""
+    return schema.document(
+        source,
+        None,
+        [schema.image_part(row["url"] or ""), schema.text_part(text)],
+        licence=row.get("licence") or tables.default_licence,
+        extra=json.dumps(row["extra"], sort_keys=True, ensure_ascii=False)
+        if row["extra"]
+        else None,
+        file=file,
+        position=position,
+    )
+
+
+def _json(extra: dict[str, Any]) -> str | None:
+    return json.dumps(extra, sort_keys=True, ensure_ascii=False) if extra else None

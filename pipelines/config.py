@@ -97,15 +97,32 @@ Positive = Annotated[int, Field(gt=0)]
 ScoreName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
+class Synthetic(Strict):
+    """A second caption of each image, written by a model (as of VeCap, Lai et al. 2023)."""
+
+    text: str  # the column that holds it
+    source: str = "synthetic"
+    weight: Annotated[float, Field(gt=0)] | None = None
+
+
 class Tables(Strict):
-    """Tables of image URLs and their captions (Parquet, or TSV with a header)."""
+    """A source of image URLs and their captions, in tables; `a.b` is field `b` of column `a`."""
 
     files: list[str] = Field(min_length=1)  # paths; a pattern such as data/*.parquet is expanded
-    url: str = "url"  # the column of the image's URL
-    text: str = "caption"
+    # By each file's suffix, if not given; CSV, TSV and JSONL may be .gz or .zst on top.
+    format: Literal["parquet", "csv", "tsv", "jsonl"] | None = None
+    url: str | None = None  # the column of the image's URL; known by its name, if not given
+    text: str | None = None  # the column of the caption; known by its name, if not given
     source: str = "captions"  # the name of the data set
+    # This source's share of the corpus's sequences, beside the others' weights. With none for all
+    # of them, documents are mixed as they come.
+    weight: Annotated[float, Field(gt=0)] | None = None
     licence: str | None = None  # the column that holds each row's licence
+    default_licence: str | None = None  # of rows that do not name theirs
+    extra: list[str] | Literal["all"] = []  # further columns to carry along into the shards
+    synthetic: Synthetic | None = None
     rows_per_part: Positive = 1000
+    max_bytes: Positive = 1_000_000  # of a row
 
 
 class Columns(Strict):
@@ -513,10 +530,30 @@ class Pictured(Corpus):
         return self
 
 
-class Captions(Pictured):
-    """Image-caption pairs."""
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, Mapping) else value
 
-    read: Tables
+
+class Captions(Pictured):
+    """Image-caption pairs, of one source or a list of them."""
+
+    read: Annotated[list[Tables], BeforeValidator(_as_list), Field(min_length=1)]
+
+    @property
+    def sources(self) -> dict[str, float | None]:
+        """The weight of each source by name, in the recipe's order."""
+        each = [entry for t in self.read for entry in (t, t.synthetic) if entry is not None]
+        return {entry.source: entry.weight for entry in each}
+
+    @model_validator(mode="after")
+    def _sources_differ(self) -> "Captions":
+        count = sum(1 + (tables.synthetic is not None) for tables in self.read)
+        if len(self.sources) < count:
+            raise ValueError("two sources have one name: give each a source of its own")
+        weights = self.sources.values()
+        if None in weights and any(weights):
+            raise ValueError("give all sources a weight, or none")
+        return self
 
 
 class Interleaved(Pictured):

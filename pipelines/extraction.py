@@ -16,7 +16,7 @@ from pipelines.config import Block, Pages, expand
 from pipelines.extract import Reader
 from pipelines.guard import Answer, read_pages
 from pipelines.inputs import Slice, lines, read_slice, slices
-from pipelines.records import Lost, Page, Record, page_detail, page_reason
+from pipelines.records import Lost, Page, Record, lost_row, page_detail, page_reason
 from pipelines.stage import Part, Place, Stage
 from shards import schema
 from shards.storage import Location
@@ -165,7 +165,7 @@ def _rows(
     rows: list[Mapping[str, Any]] = []
     for (file, _), record in zip(batch, judged, strict=True):
         if isinstance(record, Lost):
-            rows.append(_drop(record, pages.source, file))
+            rows.append(lost_row(record, pages.source, file))
             continue
         if isinstance(record, Page):
             answer = next(answers)
@@ -208,7 +208,7 @@ def _row(
         answer = answer._replace(reason=_parts_reason(answer.parts, reader))
     if answer.reason is not None:
         lost = Lost(record.url, record.offset, answer.reason, answer.detail, answer.kind)
-        return _drop(lost, pages.source, file)
+        return lost_row(lost, pages.source, file)
     return schema.document(
         pages.source,
         record.url,
@@ -226,16 +226,3 @@ def _parts_reason(parts: Sequence[Mapping[str, Any]], reader: Reader) -> str | N
     if reader == "interleaved" and not any(part["url"] for part in parts):
         return "no_images"
     return None
-
-
-def _drop(lost: Lost, source: str, file: str) -> Mapping[str, Any]:
-    identity = (lost.url,) if lost.url else (file, str(lost.offset))
-    where = f"{lost.detail} ({file} at {lost.offset})"
-    return {
-        "id": schema.digest(source, *identity),
-        "unit": "document",
-        "reason": lost.reason,
-        "kind": lost.kind,
-        "url": lost.url,
-        "detail": where if lost.kind == "error" else lost.detail,
-    }

@@ -269,7 +269,7 @@ def _piece(
     document: Mapping[str, Any], parts: Sequence[tuple[int, dict[str, Any]]]
 ) -> dict[str, Any]:
     shown = [part for _, part in parts]
-    about = {name: document[name] for name in ("id", "source", "url", "licence")}
+    about = {name: document[name] for name in ("id", "source", "url", "licence", "extra")}
     return {
         "tokens": sum(part["tokens"] for part in shown) + 1,
         "images": sum(part["sha256"] is not None for part in shown),

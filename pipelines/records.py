@@ -1,6 +1,9 @@
 """What inputs give: pages to be parsed, prose that is there already, and what is neither."""
 
 from dataclasses import dataclass
+from typing import Any
+
+from shards import schema
 
 MAX_BYTES = 10_000_000
 HTML_TYPES = frozenset(("text/html", "application/xhtml+xml"))
@@ -68,3 +71,17 @@ def page_detail(page: Page, reason: str) -> str | None:
     """What the ledger says beside a reason of `page_reason`."""
     known = {"http_status": page.status, "not_html": page.content_type}.get(reason)
     return None if known is None else str(known)
+
+
+def lost_row(lost: Lost, source: str, file: str) -> dict[str, Any]:
+    """A row of `schema.DROP`, whose id is that of the URL, or of the place where there is none."""
+    identity = (lost.url,) if lost.url else (file, str(lost.offset))
+    where = f"{lost.detail} ({file} at {lost.offset})"
+    return {
+        "id": schema.digest(source, *identity),
+        "unit": "document",
+        "reason": lost.reason,
+        "kind": lost.kind,
+        "url": lost.url,
+        "detail": where if lost.kind == "error" else lost.detail,
+    }

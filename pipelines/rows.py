@@ -42,17 +42,34 @@ def read_jsonl(
     text), "row_too_large" (above `max_bytes`) and, for a broken place of a compressed file,
     "bad_record". Empty lines are no rows. Raises OSError if the storage fails.
     """
+    wanted = _wanted(columns)
+    for position, line in numbered_lines(stream, max_bytes, codec, start, stop, share):
+        if isinstance(line, Lost):
+            yield line
+        elif line.strip():
+            row = parse_object(line, position)
+            yield row if isinstance(row, Lost) else _parsed(row, position, columns, wanted)
+
+
+def numbered_lines(
+    stream: BinaryIO,
+    max_bytes: int,
+    codec: Codec | None = None,
+    start: int = 0,
+    stop: int | None = None,
+    share: tuple[int, int] = (0, 1),
+) -> Iterator[tuple[int, bytes | Lost]]:
+    """The lines of a file, or of a slice of it as `read_jsonl` says, and where each begins.
+
+    What is no line is a `Lost`: "row_too_large" and "bad_record".
+    """
     pieces = decompressed(stream, codec, max(start - 1, 0))
     for number, (position, line) in enumerate(_lines(pieces, max(start - 1, 0), max_bytes)):
         if stop is not None and position >= stop:
             return
         # The line that byte start - 1 is in is of the slice before.
-        if position < start or number // RUN % share[1] != share[0]:
-            continue
-        if isinstance(line, Lost):
-            yield line
-        elif line.strip():
-            yield _parsed(line, position, columns)
+        if position >= start and number // RUN % share[1] == share[0]:
+            yield position, line
 
 
 def _lines(
@@ -82,7 +99,8 @@ def _whole(line: bytes, position: int, cut: bool, max_bytes: int) -> bytes | Los
     return line
 
 
-def _parsed(line: bytes, position: int, columns: Columns) -> Record:
+def parse_object(line: bytes, position: int) -> dict[str, Any] | Lost:
+    """The object that a line of JSON is, or why it is none: "not_utf8", "not_json"."""
     try:
         text = line.decode()
     except UnicodeDecodeError as error:
@@ -93,7 +111,13 @@ def _parsed(line: bytes, position: int, columns: Columns) -> Record:
         return Lost(None, position, "not_json", str(error))
     if not isinstance(value, dict):
         return Lost(None, position, "not_json", "the line is no object")
-    row = {name: _first(value, paths) for name, paths in _wanted(columns).items()}
+    return value
+
+
+def _parsed(
+    value: Mapping[str, Any], position: int, columns: Columns, wanted: Mapping[str, Sequence[str]]
+) -> Record:
+    row = {name: _first(value, paths) for name, paths in wanted.items()}
     return _record(row, position, columns)
 
 
@@ -105,11 +129,11 @@ def _wanted(columns: Columns) -> dict[str, Sequence[str]]:
 
 
 def _first(value: Mapping[str, Any], paths: Sequence[str]) -> Any:
-    found = (_at(value, path) for path in paths)
+    found = (value_at(value, path) for path in paths)
     return next((item for item in found if item is not None), None)
 
 
-def _at(value: Any, path: str) -> Any:
+def value_at(value: Any, path: str) -> Any:
     """What is at `a.b` of nested objects; an object may be written as a string of JSON."""
     for name in path.split("."):
         if isinstance(value, str | bytes):
@@ -125,7 +149,7 @@ def _at(value: Any, path: str) -> Any:
 
 def _record(row: Row, position: int, columns: Columns) -> Record:
     """A page or a text from the fields of a row."""
-    url, snapshot, licence = (_string(row[name]) for name in ("url", "snapshot", "licence"))
+    url, snapshot, licence = (string(row[name]) for name in ("url", "snapshot", "licence"))
     name = "html" if columns.html else "text"
     content = row[name]
     if not isinstance(content, str | bytes):
@@ -142,7 +166,7 @@ def _record(row: Row, position: int, columns: Columns) -> Record:
     return Prose(url, position, _clean(text), snapshot, licence)
 
 
-def _string(value: Any) -> str | None:
+def string(value: Any) -> str | None:
     """A field that describes a row; None where it is empty or no text."""
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
@@ -205,7 +229,7 @@ def _fields(file: pq.ParquetFile, group: int, columns: Columns) -> dict[str, lis
     count = file.metadata.row_group(group).num_rows
     found = {}
     for name, places in wanted.items():
-        values = [_values_at(table, path) for path in places]
+        values = [values_at(table, path) for path in places]
         rows = zip(*values, strict=True) if values else [()] * count
         found[name] = [next((v for v in row if v is not None), None) for row in rows]
         if len(found[name]) != count:  # a damaged page may hold fewer values than it should
@@ -213,7 +237,7 @@ def _fields(file: pq.ParquetFile, group: int, columns: Columns) -> dict[str, lis
     return found
 
 
-def _values_at(table: pa.Table, path: str) -> list[Any]:
+def values_at(table: pa.Table, path: str) -> list[Any]:
     """What is at `a.b` in each row: a column of that name, a field of a struct, or in JSON."""
     if path in table.column_names:
         return _values(table[path])
@@ -222,7 +246,7 @@ def _values_at(table: pa.Table, path: str) -> list[Any]:
         return [None] * table.num_rows
     column = table[top]
     if not pa.types.is_struct(column.type):
-        return [_at(value, rest) if rest else value for value in _values(column)]
+        return [value_at(value, rest) if rest else value for value in _values(column)]
     for name in rest.split("."):
         if not pa.types.is_struct(column.type) or column.type.get_field_index(name) < 0:
             return [None] * table.num_rows

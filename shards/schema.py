@@ -36,6 +36,7 @@ DOCUMENT = pa.schema(
         ("licence", pa.string()),
         ("language", pa.string()),
         ("scores", SCORES),
+        ("extra", pa.string()),  # further columns of the table it was read from: a JSON object
         # Where it was read: a WARC and the record's byte offset, or a table and its row.
         ("provenance", pa.struct([("file", pa.string()), ("position", pa.int64())])),
     ]
@@ -117,6 +118,7 @@ SEGMENT = pa.struct(
         ("source", pa.string()),
         ("url", pa.string()),
         ("licence", pa.string()),
+        ("extra", pa.string()),
         ("parts", pa.list_(PACKED_PART)),
     ]
 )
@@ -157,6 +159,7 @@ def document(
     *,
     licence: str | None = None,
     snapshot: str | None = None,
+    extra: str | None = None,
     file: str = "",
     position: int = 0,
 ) -> dict[str, Any]:
@@ -175,6 +178,7 @@ def document(
         "licence": licence,
         "language": None,
         "scores": [],
+        "extra": extra,
         "provenance": {"file": file, "position": position},
     }
 

@@ -441,7 +441,9 @@ def row_count(place: Location) -> int:
     return int(pq.read_metadata(_parquet(place)).num_rows)
 
 
-def read_rows(place: Location, first: int, count: int) -> pa.Table:
+def read_rows(
+    place: Location, first: int, count: int, columns: Sequence[str] | None = None
+) -> pa.Table:
     """Rows `first` to `first + count` of a Parquet file, from the row groups that hold them."""
     file = open_parquet(place)
     groups, start, skipped = [], 0, 0
@@ -452,7 +454,7 @@ def read_rows(place: Location, first: int, count: int) -> pa.Table:
         elif start < first + count:
             groups.append(group)
         start += size
-    return file.read_row_groups(groups).slice(first - skipped, count)
+    return file.read_row_groups(groups, columns).slice(first - skipped, count)
 
 
 def read_json(place: Location) -> Any:

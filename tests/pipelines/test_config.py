@@ -118,6 +118,21 @@ def test_steps_stand_behind_what_they_need(tmp_path: Path, steps: list[object], 
         load_recipe(recipe(tmp_path, corpora=captions(steps=steps)))
 
 
+def test_sources_of_captions(tmp_path: Path):
+    one = {"files": ["a.csv"], "source": "web", "weight": 93}
+    two = {"files": ["b.csv"], "synthetic": {"text": "recaption", "source": "vecap", "weight": 7}}
+    read = [one, two | {"source": "alt", "weight": 9}]
+    made = load_recipe(recipe(tmp_path, corpora=captions(read=read))).corpora.captions
+    assert made is not None and made.sources == {"web": 93, "alt": 9, "vecap": 7}
+    for wrong, message in [
+        ([one, one], "two sources have one name"),
+        ([one, {"files": ["b.csv"]}], "give all sources a weight, or none"),
+        ([], "at least 1 item"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            load_recipe(recipe(tmp_path, corpora=captions(read=wrong)))
+
+
 def test_text_has_no_pictures(tmp_path: Path):
     corpora = {"text": {"read": {"files": ["a.jsonl"]}, "steps": ["download"]}}
     with pytest.raises(ConfigError, match="text has no pictures to download"):
