@@ -583,6 +583,13 @@ class Corpora(Strict):
     interleaved: Interleaved | None = None
     text: Text | None = None
 
+    @property
+    def files(self) -> list[str]:
+        """What the recipe names as inputs."""
+        reads = [corpus.read for _, corpus in self if corpus is not None]
+        sources = [s for read in reads for s in (read if isinstance(read, list) else [read])]
+        return [path for source in sources for path in source.files]
+
 
 class Mix(Strict):
     """How documents become training sequences, and in which proportion."""

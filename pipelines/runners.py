@@ -51,9 +51,7 @@ def _read(arguments: list[str]) -> PipelineOptions:
 
 def check_reach(recipe: Recipe) -> None:
     """Raise `ConfigError` for local paths that the workers of a cloud service cannot see."""
-    corpora = [corpus for _, corpus in recipe.corpora if corpus is not None]
-    places = [str(recipe.out), *(path for corpus in corpora for path in corpus.read.files)]
-    local = [place for place in places if "://" not in place]
+    local = [place for place in (str(recipe.out), *recipe.corpora.files) if "://" not in place]
     if recipe.runner.engine == "dataflow" and local:
         raise ConfigError(
             f"{local[0]} is a path of this machine, which Dataflow's workers do not see; "

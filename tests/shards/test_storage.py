@@ -145,9 +145,9 @@ def test_rows_are_read_from_the_row_groups_that_hold_them(
     read: list[list[int]] = []
     groups = pq.ParquetFile.read_row_groups
 
-    def noting(file: pq.ParquetFile, wanted: list[int]) -> pa.Table:
+    def noting(file: pq.ParquetFile, wanted: list[int], columns: list[str] | None) -> pa.Table:
         read.append(wanted)
-        return groups(file, wanted)
+        return groups(file, wanted, columns)
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_groups", noting)
     assert storage.read_rows(forty_rows[8], 15, 2)["n"].to_pylist() == [15, 16]
