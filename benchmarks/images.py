@@ -212,7 +212,10 @@ def ours(out: Path, urls: Sequence[str], port: int) -> None:
         },
         "corpora": {
             "captions": {
-                "read": {"files": [str(out / "urls.parquet")]},
+                "read": {
+                    "files": [str(out / "urls.parquet")],
+                    "rows_per_part": max(1, len(urls) // (2 * PROCESSES)),
+                },
                 "steps": ["download"],
             }
         },
@@ -260,6 +263,7 @@ def report(
         cpu = [(each.cpu - begin_cpu) / len(each.stored) * 1000 for each in taken]
         found |= {
             f"{name}_start_seconds": begin,
+            f"{name}_start_cpu_seconds": begin_cpu,
             f"{name}_images_a_second": statistics.median(rates),
             f"{name}_cpu_ms_an_image": statistics.median(cpu),
             f"{name}_images": len(taken[0].stored),
@@ -276,6 +280,7 @@ def report(
         "download_images_ratio": ratio(found, "images_a_second", 1),
         "download_cpu_ratio": ratio(found, "cpu_ms_an_image", -1),
         "download_start_ratio": ratio(found, "start_seconds", -1),
+        "download_start_cpu_ratio": ratio(found, "start_cpu_seconds", -1),
     }
 
 
