@@ -1,9 +1,11 @@
 """The stage that downloads: every image once for all documents, every failure a row."""
 
+import re
 from pathlib import Path
 
 import pyarrow as pa
 
+from pipelines import fetch
 from pipelines.config import Download
 from pipelines.download import download_stage
 from pipelines.images import read_index
@@ -80,3 +82,32 @@ def test_parts_get_their_rows_from_every_batch_of_a_partition(tmp_path: Path):
         numbers = [int(url.rpartition("/")[2]) for url in held["url"].to_pylist()]
         assert read_images(place.out, held) == [PICTURES[k].read_bytes() for k in numbers]
     assert ledger.read_counts(place.out).dropped["image"] == {"http_404": 5}
+
+
+# --- the guide
+
+GUIDE = (Path(__file__).parents[2] / "docs" / "images.md").read_text()
+
+
+def test_the_guide_has_every_reason_and_whether_it_may_pass():
+    told = {
+        name: row[2].strip() == "yes"
+        for row in (
+            line.split("|") for line in GUIDE.splitlines() if re.search(r"\| (yes|no) \|", line)
+        )
+        for name in re.findall("`([a-z0-9_]+)`", row[1])
+    }
+    reasons = {
+        value for name, value in vars(fetch).items() if name.isupper() and isinstance(value, str)
+    }
+    assert reasons - {*told} == set()
+    assert {name for name, passes in told.items() if passes} == fetch.TEMPORARY
+
+
+def test_the_guide_has_every_option_and_its_default():
+    section = GUIDE.partition("## Downloading")[2].partition("### Manners")[0]
+    told = dict(re.findall(r"^\| `([a-z_]+)` \|([^|]*)\|", section, re.M))
+    assert told.keys() == Download.model_fields.keys()
+    for name, field in Download.model_fields.items():
+        if isinstance(field.default, (int, float)) and name != "tar_bytes":
+            assert told[name].strip("` ") == f"{field.default}".removesuffix(".0").lower(), name
