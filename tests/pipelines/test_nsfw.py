@@ -124,7 +124,7 @@ def test_leaving_the_step_out_is_one_line_of_a_recipe() -> None:
     judged = {"filter_images": [{"image_nsfw": {"max": 0.8}}]}
     steps: list[Any] = ["download", {"filter_images": ["image_blank"]}, "nsfw", judged]
     reading = Stage("captions/read", lambda *_: None, {}, ())
-    corpus = Captions(read=Tables(files=["a.parquet"]), steps=steps)
+    corpus = Captions(read=[Tables(files=["a.parquet"])], steps=steps)
     made = corpus_stages(reading, corpus, Download(), StorageOptions())
     lookups = {stage.name: stage.lookups for stage in made[2:]}
     assert lookups == {
@@ -132,5 +132,5 @@ def test_leaving_the_step_out_is_one_line_of_a_recipe() -> None:
         "captions/nsfw": ("captions/download",),
         "captions/filter_images-2": ("captions/download", "captions/nsfw"),
     }
-    without = Captions(read=Tables(files=["a.parquet"]), steps=steps[:2])
+    without = Captions(read=[Tables(files=["a.parquet"])], steps=steps[:2])
     assert len(corpus_stages(reading, without, Download(), StorageOptions())) == 3
