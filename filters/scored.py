@@ -50,10 +50,23 @@ def perplexity(batch: Batch, *, max: float | None = 1500.0) -> list[Rule]:
     return [above("perplexity_too_high", score(batch, "perplexity"), max)]
 
 
+def scored(
+    batch: Batch, *, name: str = "similarity", min: float | None = None, max: float | None = None
+) -> list[Rule]:
+    """Drops a document whose score of that name is outside the bounds.
+
+    Of a step `clip` that is the one under the `name` of a model: of a page, that of its best image.
+    """
+    values = score(batch, name)
+    return [below(f"{name}_too_low", values, min), above(f"{name}_too_high", values, max)]
+
+
 def score(batch: Batch, name: str) -> NDArray[Any]:
     """A score of each document, of shape [documents]; NaN where it has none."""
     found: NDArray[Any] = pc.map_lookup(batch["scores"], name, "first").to_numpy()
     return found
 
 
-FILTERS: dict[str, Filter] = {f.__name__: f for f in (lines, flagged_words, quality, perplexity)}
+FILTERS: dict[str, Filter] = {
+    f.__name__: f for f in (lines, flagged_words, quality, perplexity, scored)
+}

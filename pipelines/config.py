@@ -426,6 +426,17 @@ class Nsfw(Strict):
     """Score how probably each picture is pornographic; the filter image_nsfw decides on it."""
 
 
+class Select(Strict):
+    """Keep the best documents of the corpus by a score that a step before has given them.
+
+    A fraction of those that are there: before other filters, of all; after them, of what they keep.
+    """
+
+    by: ScoreName = "similarity"  # or quality, perplexity, the name of a model of step clip, ...
+    fraction: Annotated[float, Field(gt=0, le=1)]
+    lowest: bool = False  # whether low scores are the good ones, as those of perplexity are
+
+
 class Step(Strict):
     """One step of a corpus: exactly one of these keys."""
 
@@ -440,6 +451,7 @@ class Step(Strict):
     passages: Passages | None = None
     decontaminate: Decontaminate | None = None
     mask: Mask | None = None
+    select: Select | None = None
     # Of their pictures.
     download: Fetch | None = None
     filter_images: ImageFilters | None = None
@@ -489,6 +501,15 @@ NEEDS = {  # the step that has to stand before
 }
 
 
+SCORERS = ("language", "lines", "flagged_words", "quality", "perplexity")  # of their own name
+
+
+def _scores(steps: Sequence[Step]) -> list[str]:
+    """The scores that steps give to documents."""
+    clips = [clip.name for step in steps for clip in step.clip or []]
+    return [*(step.kind for step in steps if step.kind in SCORERS), *clips]
+
+
 def _needs(step: Step) -> dict[str, str]:
     """What a step and its filters need before them; a filter named like a step needs that step."""
     filtering = step.kind in ("filter", "filter_images")
@@ -498,11 +519,30 @@ def _needs(step: Step) -> dict[str, str]:
     return scores | {n: NEEDS[n] for n in (f"step {step.kind}", *names, *keys) if n in NEEDS}
 
 
+def _asked(step: Step) -> list[tuple[str, str]]:
+    """Who asks for scores by name, and for which."""
+    filters = [spec for spec in step.filter or [] if spec.name == "scored"]
+    named = [("filter scored", spec.thresholds.get("name", "similarity")) for spec in filters]
+    return named + ([("step select", step.select.by)] if step.select else [])
+
+
 class Corpus(Strict):
     """Steps in the order that they are written in, after what was read."""
 
     steps: list[Step] = []
     measure_all: bool = False  # let filters measure what others have dropped, for `mixwright tune`
+
+    @model_validator(mode="after")
+    def _scores_are_there(self) -> "Corpus":
+        for number, step in enumerate(self.steps):
+            known = _scores(self.steps[:number])
+            for name, score in _asked(step):
+                if score not in known:
+                    raise ValueError(
+                        f"the {name} needs a step before it that gives the score {score}; "
+                        f"those before it give: {', '.join(known) or 'none'}"
+                    )
+        return self
 
     @model_validator(mode="after")
     def _what_a_step_needs_comes_first(self) -> "Corpus":

@@ -58,9 +58,9 @@ class Place:
     earlier: Location | None = None
     version: str = field(default_factory=code_version)  # of the submitter's code
 
-    def read(self, part: int) -> pa.Table:
-        """Part `part` of the first input's documents."""
-        return read_table(self.inputs[0] / "documents" / f"{part_name(part)}.parquet")
+    def read(self, part: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """Part `part` of the first input's documents, or some columns of it."""
+        return read_table(self.inputs[0] / "documents" / f"{part_name(part)}.parquet", columns)
 
     def has(self, part: int) -> bool:
         """Whether an earlier, interrupted run has written the part."""

@@ -19,6 +19,7 @@ from pipelines.scoring import (
     perplexity_stage,
     quality_stage,
 )
+from pipelines.selection import select_stage
 from pipelines.stage import Stage, filter_stage
 from shards.stores.options import StorageOptions
 
@@ -82,6 +83,8 @@ def _stage(
             return decontaminate_stage(name, source, options, storage)
         case "mask":
             return mask_stage(name, source, options)
+        case "select":
+            return select_stage(name, source, options)
         case "download":
             return download_stage(name, source, download)
         case "copies":

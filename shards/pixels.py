@@ -22,10 +22,8 @@ def measure(picture: Image.Image) -> dict[str, Any]:
     `contrast` is the standard deviation of grey, 0 to 127.5; `uniformity` the largest share of
     pixels within 16 neighbouring levels of grey, 1/16 to 1.
     """
-    import cv2  # neither is among what a reader of shards installs
-    import imagehash
+    import imagehash  # not among what a reader of shards installs
 
-    cv2.setNumThreads(1)  # there is one process a core
     small = shrunk(picture)
     grey = np.asarray(small)
     levels = np.array(small.histogram())

@@ -3,11 +3,11 @@
 import pytest
 
 from filters.rules import Filter, reasons
-from filters.scored import FILTERS, flagged_words, lines, perplexity, quality
+from filters.scored import FILTERS, flagged_words, lines, perplexity, quality, scored
 from shards import schema
 
 
-def scored(name: str, *values: float):
+def given(name: str, *values: float):
     rows = [schema.document("web", str(i), [schema.text_part("x")]) for i in range(len(values))]
     return schema.with_score(schema.documents(rows), name, values)
 
@@ -22,12 +22,12 @@ def scored(name: str, *values: float):
     ],
 )
 def test_a_published_bound(rule: Filter, kept: float, dropped: float, reason: str):
-    batch = scored(rule.__name__, kept, dropped)
+    batch = given(rule.__name__, kept, dropped)
     assert reasons(rule(batch)).to_pylist() == [None, reason]
 
 
 def test_bounds_can_be_moved():
-    batch = scored("flagged_words", 0.0, 0.001)
+    batch = given("flagged_words", 0.0, 0.001)
     assert reasons(flagged_words(batch, max_share=0)).to_pylist() == [
         None,
         "flagged_words_too_many",
@@ -36,12 +36,21 @@ def test_bounds_can_be_moved():
 
 @pytest.mark.parametrize("name", FILTERS)
 def test_a_document_without_the_score_is_kept(name: str):
-    batch = scored("another", 0.0, 1e9)
+    batch = given("another", 0.0, 1e9)
     assert reasons(FILTERS[name](batch)).to_pylist() == [None, None]
 
 
 def test_scores_stand_beside_each_other_and_are_replaced():
-    batch = schema.with_score(scored("a", 1.0, 2.0), "b", [3.0, float("nan")])
+    batch = schema.with_score(given("a", 1.0, 2.0), "b", [3.0, float("nan")])
     assert batch["scores"].to_pylist() == [[("a", 1.0), ("b", 3.0)], [("a", 2.0)]]
     again = schema.with_score(batch, "a", [4.0, float("nan")])
     assert again["scores"].to_pylist() == [[("b", 3.0), ("a", 4.0)], []]
+
+
+def test_any_score_can_have_bounds():
+    batch = given("dfn", 0.1, 0.2, 0.3)
+    assert reasons(scored(batch, name="dfn", min=0.2, max=0.25)).to_pylist() == [
+        "dfn_too_low",
+        None,
+        "dfn_too_high",
+    ]

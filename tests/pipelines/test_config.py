@@ -110,6 +110,17 @@ def test_a_mistake_is_named_with_what_is_allowed(
             "embeddings can be kept of one model",
         ),
         (["download", {"clip": {"name": "Not A Name"}}], "clip.0.name: .*should match pattern"),
+        (
+            ["download", "clip", {"select": {"by": "dfn", "fraction": 0.3}}],
+            "the step select needs a step before it that gives the score dfn; "
+            "those before it give: similarity",
+        ),
+        (
+            [{"filter": [{"scored": {"name": "quality"}}]}, "quality"],
+            "the filter scored needs a step before it that gives the score quality; "
+            "those before it give: none",
+        ),
+        (["quality", {"select": {"by": "quality", "fraction": 0}}], "fraction: .*greater than 0"),
         ([{"clip": {}, "download": {}}], "a step has exactly one key of"),
     ],
 )

