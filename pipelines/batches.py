@@ -212,7 +212,7 @@ class _Run:
 async def _fetch_partition(
     urls: pa.Array, batches: Sequence[Chain], target: Target, tell: Callable[[int], None]
 ) -> None:
-    with ThreadPoolExecutor(DECODERS, thread_name_prefix="decode") as pool:
+    with ThreadPoolExecutor(DECODERS, "decode", _share_cores) as pool:
         async with fetcher(target.options) as call:
             run, number = _Run(target, urls, call, pool), 0
             telling = asyncio.create_task(_tell(run, tell))
@@ -222,6 +222,13 @@ async def _fetch_partition(
                     number += len(chain)
             telling.cancel()
     tell(len(urls))
+
+
+def _share_cores() -> None:
+    """OpenCV's own threads would get in the way of ours."""
+    import cv2
+
+    cv2.setNumThreads(1)
 
 
 async def _tell(run: _Run, tell: Callable[[int], None]) -> None:

@@ -320,7 +320,7 @@ def _resized(seen: Image.Image, resize: Resize) -> bytes:
     # The resizer heeds neither EXIF orientation nor profiles, palettes or 16 bits: it gets plain
     # RGB.
     plain = io.BytesIO()
-    seen.save(plain, "BMP")
+    seen.save(plain, "PPM")
     with _RESIZING:
         resizer = _resizer(resize)
         small, *_, error = resizer(plain)

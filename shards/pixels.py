@@ -90,7 +90,8 @@ def text_share(grey: Grey) -> float:
     rules = [cv2.morphologyEx(strong, cv2.MORPH_OPEN, np.ones(s, np.uint8)) for s in RULE_SHAPES]
     words = cv2.subtract(strong, cv2.max(*rules))
     joined = cv2.morphologyEx(words, cv2.MORPH_CLOSE, np.ones((1, 9), np.uint8))
-    boxes = cv2.connectedComponentsWithStats(joined, connectivity=8)[2][1:]  # 0 is what is around
+    found = cv2.connectedComponentsWithStatsWithAlgorithm(joined, 8, cv2.CV_32S, cv2.CCL_BOLELLI)
+    boxes = found[2][1:]  # 0 is what is around
     width, height, area = (boxes[:, i].astype(float) for i in COMPONENT)
     line = (height >= 4) & (height <= 32) & (width >= 1.5 * height)
     return float((width * height)[line & (area >= 0.5 * width * height)].sum() / grey.size)
