@@ -213,6 +213,15 @@ def test_an_opt_out_header_is_honoured_before_the_body_is_read(
     assert web.sent < total / 4  # what fits in the buffers of two sockets
 
 
+@pytest.mark.parametrize("directive", FetchOptions.opt_out_headers)
+@pytest.mark.parametrize("tag", ["{}", "otherbot: nofollow, mixwright: {}", "nofollow, {}"])
+def test_every_directive_refuses_also_by_name(
+    tag: str, directive: str, web: Web, options: FetchOptions
+) -> None:
+    web.answers["/a"] = respond(200, b"a", ("X-Robots-Tag", tag.format(directive)))
+    assert one("http://a.test/a", options).reason == "opt_out_header"
+
+
 @pytest.mark.parametrize(
     ("tags", "refused"),
     [
@@ -549,6 +558,59 @@ def test_requests_to_a_host_are_spaced_and_the_wait_is_not_the_urls_time(
     fetched = fetch_all(urls, replace(options, per_host_rate=10, total_seconds=1))
     assert {f.reason for f in fetched} == {None}
     assert max(web.times) - min(web.times) > 1.6 / 2  # 17 requests with robots.txt
+
+
+@pytest.mark.parametrize(("delay", "most"), [(0.3, 30.0), (1e6, 0.1)])
+def test_a_crawl_delay_is_kept_within_bounds(
+    delay: float, most: float, web: Web, options: FetchOptions
+) -> None:
+    web.answers |= {f"/{k}": respond(200, b"a") for k in range(4)}
+    web.answers["/robots.txt"] = respond(200, f"User-agent: *\nCrawl-delay: {delay}".encode())
+    fetched = fetch_all(
+        [f"http://a.test/{k}" for k in range(4)], replace(options, max_crawl_delay=most)
+    )
+    assert {f.body for f in fetched} == {b"a"}
+    assert web.times[-1] - web.times[1] >= 3 * min(delay, most) - 0.05
+
+
+def test_robots_that_are_too_many_to_remember_are_asked_again(
+    web: Web, options: FetchOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "ROBOTS_MEMORY", 2 * fetch.ROBOTS_OVERHEAD)
+    web.answers["/a"] = respond(200, b"a")
+    urls = [f"http://{host}.test/a" for host in ("a", "a", "b", "c", "d", "c", "a")]
+
+    async def one_by_one() -> list[bytes | None]:
+        found = []
+        async with fetcher(options) as call:
+            for url in urls:
+                async with call.fetched(url) as fetched:
+                    found.append(fetched.body)
+        return found
+
+    assert asyncio.run(one_by_one()) == [b"a"] * 7
+    asked = Counter(host for host, path in web.asked if path == "/robots.txt")
+    assert asked == {"a.test": 2, "b.test": 1, "c.test": 1, "d.test": 1}
+
+
+def test_memory_is_given_in_the_order_in_which_it_was_asked_for() -> None:
+    got: list[str] = []
+
+    async def take(memory: fetch._Memory, name: str, amount: int) -> None:
+        await memory.take(amount)
+        got.append(name)
+
+    async def scene() -> None:
+        memory = fetch._Memory(10)
+        await take(memory, "first", 6)
+        waiting = [asyncio.create_task(take(memory, *ask)) for ask in (("large", 8), ("small", 1))]
+        await asyncio.sleep(0)
+        assert got == ["first"], "the small one does not pass the large one"
+        memory.give(6)
+        await asyncio.gather(*waiting)
+        assert (got, memory.free) == (["first", "large", "small"], 1)
+
+    asyncio.run(scene())
 
 
 def test_a_host_that_keeps_failing_is_left_alone(web: Web, options: FetchOptions) -> None:
