@@ -185,5 +185,5 @@ def filter_images(
 def _detail(broken: str | None, row: dict[str, Any]) -> str:
     """What image filters decide by, for the ledger, and before it the bound that was broken."""
     score = None if row["score"] is None else f"score {row['score']:.4f}"
-    sides = f"{row['width']}x{row['height']} {row['format']}"
+    sides = f"{row['width']}x{row['height']} {row['original_format']}"
     return ", ".join(filter(None, (broken, sides, score)))

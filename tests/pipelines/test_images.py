@@ -112,7 +112,8 @@ def test_a_document_stays_with_the_images_that_are_left():
 def index(**sizes: tuple[int, int]) -> pa.Table:
     """Rows of the image store by name, of PNGs of these sizes."""
     rows = [
-        {"url": f"http://a.example/{name}.png", "width": w, "height": h, "format": "png"}
+        {"url": f"http://a.example/{name}.png", "width": w, "height": h}
+        | {"original_format": "png", "format": "jpeg"}
         | {"sha256": name}
         for name, (w, h) in sizes.items()
     ]
