@@ -1,6 +1,6 @@
 """A web of pictures on 64 loopback addresses, as slow, failing and refusing as the real one.
 
-    python benchmarks/images_server.py FOLDER
+    python benchmarks/images_server.py FOLDER SECONDS
 
 serves the files of FOLDER, each under many URLs, at 127.0.1.1 to 127.0.1.64 and prints the port
 when it listens; it ends when its standard input does. What a URL does is in its path:
@@ -10,7 +10,7 @@ when it listens; it ends when its standard input does. What a URL does is in its
 - `/busy/N.jpg` 503 with Retry-After: 1 until a second after it was first asked, then a picture;
 - `/noai/N.jpg` a picture with `X-Robots-Tag: noai`;
 - `/private/N.jpg` a picture that robots.txt disallows;
-- `/drip/N.jpg` a byte every 0.1 s, for a minute;
+- `/drip/N.jpg` a byte every 0.1 s, for SECONDS;
 - `/-/asked` how many of each kind were asked for, as JSON.
 """
 
@@ -29,7 +29,7 @@ from statistics import NormalDist
 HOSTS = [f"127.0.1.{k}" for k in range(1, 65)]
 ROBOTS = b"User-agent: *\nDisallow: /private/\n"
 MEDIAN, SPREAD, SLOWEST = 0.03, 0.8, 0.2  # seconds of latency
-DRIPS, PAUSE = 600, 0.1
+PAUSE = 0.1  # seconds between the bytes of a drip
 
 
 def share(*values: str) -> float:
@@ -41,7 +41,8 @@ def share(*values: str) -> float:
 class Web:
     """The pictures, and what was asked for."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, seconds: float) -> None:
+        self.drips = int(seconds / PAUSE)
         self.pictures = [path.read_bytes() for path in sorted(folder.iterdir())]
         self.first: dict[str, float] = {}
         self.asked: Counter[str] = Counter()
@@ -95,8 +96,8 @@ class Web:
 
     async def drip(self, writer: asyncio.StreamWriter) -> None:
         """Send a picture that is as good as never there."""
-        writer.write(f"HTTP/1.1 200 -\r\nContent-Length: {DRIPS}\r\n\r\n".encode())
-        for _ in range(DRIPS):
+        writer.write(f"HTTP/1.1 200 -\r\nContent-Length: {self.drips}\r\n\r\n".encode())
+        for _ in range(self.drips):
             writer.write(b"x")
             await writer.drain()
             await asyncio.sleep(PAUSE)
@@ -115,9 +116,9 @@ def end_with_stdin() -> None:
     os._exit(0)
 
 
-async def main(folder: Path) -> None:
+async def main(folder: Path, seconds: float) -> None:
     """Serve."""
-    web = Web(folder)
+    web = Web(folder, seconds)
     server = await asyncio.start_server(web.connected, HOSTS[0], 0, backlog=512)
     port = server.sockets[0].getsockname()[1]
     others = [await asyncio.start_server(web.connected, h, port, backlog=512) for h in HOSTS[1:]]
@@ -127,4 +128,4 @@ async def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1])))
+    asyncio.run(main(Path(sys.argv[1]), float(sys.argv[2])))

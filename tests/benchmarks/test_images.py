@@ -1,0 +1,63 @@
+"""benchmarks/images.py: the web that both sides are given, and how what they took is compared."""
+
+import http.client
+import importlib
+import json
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from PIL import Image
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def images(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("images")
+
+
+def test_a_list_has_the_stated_share_of_each_kind(images: ModuleType):
+    kinds = Counter(path.split("/")[1] for path in images.paths(5000))
+    for kind, percent in images.KINDS.items():
+        assert kinds[kind] / 50 == pytest.approx(percent, abs=1)
+    assert images.paths(5000)[:100] == images.paths(100)
+
+
+def test_the_server_does_what_a_path_says(images: ModuleType, tmp_path: Path):
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "pictures" / "a.jpg")
+    picture = (tmp_path / "pictures" / "a.jpg").read_bytes()
+    with images.serving(tmp_path / "pictures") as port:
+
+        def get(path: str) -> tuple[int, bytes, http.client.HTTPMessage]:
+            connection = http.client.HTTPConnection(images.HOSTS[-1], port, timeout=10)
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read(), answer.headers
+
+        assert get("/ok/1.jpg")[:2] == (200, picture + b"/ok/1.jpg")
+        assert get("/missing/1.jpg")[0] == 404
+        assert get("/noai/1.jpg")[2]["X-Robots-Tag"] == "noai"
+        assert b"Disallow: /private/" in get("/robots.txt")[1]
+        status, _, headers = get("/busy/1.jpg")
+        assert (status, headers["Retry-After"]) == (503, "1")
+        asked = json.loads(get("/-/asked")[1])
+    assert asked == {"ok": 1, "missing": 1, "noai": 1, "robots.txt": 1, "busy": 1}
+
+
+def test_ratios_are_above_one_where_we_are_better(images: ModuleType):
+    def taken(seconds: float, pictures: int) -> list[object]:
+        stored = tuple(f"http://h/ok/{k}.jpg" for k in range(pictures))
+        return [images.Taken(seconds, seconds, stored, ("a",), {"private": 0})] * 2
+
+    start = {"mixwright": taken(2.0, 1), "img2dataset": taken(5.0, 1)}
+    runs = {"mixwright": taken(4.0, 100), "img2dataset": taken(9.0, 100)}
+    drip = {"mixwright": 10.0, "img2dataset": 60.0}
+    found = images.report(start, runs, drip)
+    assert found["download_start_ratio"] == pytest.approx(2.5)
+    assert found["download_images_ratio"] == pytest.approx(2.0)
+    assert found["download_cpu_ratio"] == pytest.approx(2.0)
+    assert found["mixwright_same_tars"] and found["mixwright_disallowed_fetched"] == 0
