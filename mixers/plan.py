@@ -1,4 +1,4 @@
-"""Which corpus each position of the mixture comes from.
+"""Which corpus, and which of its sources, each position of the mixture comes from.
 
 The plan is a pure function of the weights: no random state, no side table. Corpus *c* with share
 *w* must have been used more than ``w*n - 1`` and less than ``w*n + 1`` times in the first *n*
@@ -107,3 +107,78 @@ class Plan:
         """The position at which sequence `index` of `corpus` stands; may be past `total`."""
         places = self._places[self.names.index(corpus)]
         return int(index // len(places) * len(self._pattern) + places[index % len(places)])
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A plan of corpora, and within some of them plans of their sources.
+
+    The *k*-th sequence of such a corpus comes from the source at position *k* of its own plan. So
+    every prefix of the mixture has each corpus within one sequence of its share, and the sequences
+    of the corpus in that prefix have each source within one of its share. A corpus has run out
+    when the first of its sources has. Groups are what is counted: "text", "captions/vecap".
+    """
+
+    corpora: Plan
+    sources: Mapping[str, Plan]  # by corpus
+
+    @property
+    def total(self) -> int:
+        """How many positions the mixture has."""
+        return self.corpora.total
+
+    @property
+    def stopped_by(self) -> str:
+        """The group that ran out first."""
+        corpus = self.corpora.stopped_by
+        plan = self.sources.get(corpus)
+        return corpus if plan is None else group_name(corpus, plan.stopped_by)
+
+    def used(self, position: int) -> dict[str, int]:
+        """How often each group was used before `position`."""
+        counts = self.corpora.used(position)
+        return {name: n for corpus in counts for name, n in self._within(corpus, counts[corpus])}
+
+    def _within(self, corpus: str, count: int) -> list[tuple[str, int]]:
+        """The groups of the first `count` sequences of a corpus."""
+        if corpus not in self.sources:
+            return [(corpus, count)]
+        used = self.sources[corpus].used(count)
+        return [(group_name(corpus, source), n) for source, n in used.items()]
+
+    def groups(self, first: int, last: int) -> list[str]:
+        """The group of each position from `first` up to, not including, `last`."""
+        start, stop = self.corpora.used(first), self.corpora.used(last)
+        inner = {
+            corpus: iter(plan.corpora(start[corpus], stop[corpus]))
+            for corpus, plan in self.sources.items()
+        }
+        return [
+            group_name(corpus, next(inner[corpus])) if corpus in inner else corpus
+            for corpus in self.corpora.corpora(first, last)
+        ]
+
+
+def group_name(corpus: str, source: str) -> str:
+    """How a source of a corpus is named where both are counted."""
+    return f"{corpus}/{source}"
+
+
+def mixture(
+    weights: Mapping[str, float],
+    sources: Mapping[str, Mapping[str, float]],
+    available: Mapping[str, int],
+) -> Mixture:
+    """The mixture of `available` sequences by group.
+
+    Args:
+        weights: of the corpora.
+        sources: the weights of their sources, of the corpora that give them.
+        available: sequences of each corpus without source weights, and of each source of others.
+    """
+    plans = {
+        corpus: Plan(shares, {name: available[group_name(corpus, name)] for name in shares})
+        for corpus, shares in sources.items()
+    }
+    whole = {name: plans[name].total if name in plans else available[name] for name in weights}
+    return Mixture(Plan(weights, whole), plans)

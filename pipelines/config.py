@@ -585,6 +585,11 @@ class Captions(Pictured):
         each = [entry for t in self.read for entry in (t, t.synthetic) if entry is not None]
         return {entry.source: entry.weight for entry in each}
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each source, if the recipe gives them."""
+        return {name: weight for name, weight in self.sources.items() if weight is not None}
+
     @model_validator(mode="after")
     def _sources_differ(self) -> "Captions":
         count = sum(1 + (tables.synthetic is not None) for tables in self.read)

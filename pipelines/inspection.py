@@ -28,6 +28,9 @@ def _shards(shards: Description) -> Iterator[str]:
     for name, corpus in shards["corpora"].items():
         cells = "".join(f"{corpus[c]['count']:>13,} {corpus[c]['share']:>8.2%}" for c in columns)
         yield f"{name:<14}{corpus['weight']:>8.1%}{cells}{corpus['fill']:>8.1%}"
+        for source, found in shards["weighted"].get(name, {}).items():
+            share = f"{found['sequences']:>13,} {found['share']:>8.2%}"
+            yield f"  {source:<12}{found['weight']:>8.1%}{share}  of {name}"
     yield from _values("sources", shards["sources"])
     yield from _values("licences", shards["licences"])
 

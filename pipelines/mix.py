@@ -7,8 +7,8 @@ partitions. `shards` then needs no shuffle: position *i* of the mixture is a cor
 by arithmetic (`mixers.plan`), and a shard reads the rows that it holds.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from math import ceil
 from typing import Any
@@ -17,10 +17,11 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from configs.reading import ConfigError
 from mixers import packing
-from mixers.plan import Plan
+from mixers.plan import Mixture, group_name, mixture
 from pipelines.config import Mix
 from pipelines.images import read_index
 from pipelines.stage import MOST_PARTITIONS, Pieces, Place, Stage, by_part, scatter
@@ -45,21 +46,31 @@ class Source:
     corpus: str
     documents: Stage
     images: Stage | None
+    # Of its sources; none if they are mixed as they come.
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def groups(self) -> list[str]:
+        """What is packed apart: the corpus, or each source that has a weight."""
+        return [group_name(self.corpus, name) for name in self.weights] or [self.corpus]
 
 
 def stages(mix: Mix, seed: int, sources: Sequence[Source], *, resized: bool) -> list[Stage]:
     """Pack every corpus of the mixture, then write the shards."""
     used = sorted((s for s in sources if s.corpus in mix.weights), key=lambda s: s.corpus)
     packed = pack_stage("pack", mix, seed, used)
-    return [packed, shards_stage("shards", packed, mix, seed, resized=resized)]
+    weights = {source.corpus: dict(source.weights) for source in used if source.weights}
+    return [packed, shards_stage("shards", packed, mix, seed, weights, resized=resized)]
 
 
 # Packing
 
+Corpora = Mapping[str, Sequence[str]]  # by name the groups that are packed apart
+
 
 def pack_stage(name: str, mix: Mix, seed: int, sources: Sequence[Source]) -> Stage:
     """Sequences of each corpus, in partitions of the order of its documents."""
-    corpora = [source.corpus for source in sources]
+    corpora = {source.corpus: source.groups for source in sources}
     pictured = [source.corpus for source in sources if source.images]
     config = mix.model_dump(exclude={"weights", "sequences_per_shard"})
     return Stage(
@@ -76,36 +87,40 @@ def pack_stage(name: str, mix: Mix, seed: int, sources: Sequence[Source]) -> Sta
 
 @dataclass(frozen=True)
 class Layout:
-    """Which slice of which epoch of which corpus each part of the packed sequences holds."""
+    """Which slice of which epoch of which group each part of the packed sequences holds."""
 
-    slices: dict[str, int]  # by corpus: how many slices each of its epochs is cut into
+    slices: dict[str, int]  # by group: how many slices each of its epochs is cut into
     epochs: int
 
     @property
     def parts(self) -> int:
-        """The number of parts: corpora one after the other, epoch by epoch, slice by slice."""
+        """The number of parts: groups one after the other, epoch by epoch, slice by slice."""
         return self.epochs * sum(self.slices.values())
 
-    def first(self, corpus: str, epoch: int) -> int:
-        """The part of the first slice of an epoch of a corpus."""
+    def first(self, group: str, epoch: int) -> int:
+        """The part of the first slice of an epoch of a group."""
         names = list(self.slices)
-        before = sum(self.slices[name] for name in names[: names.index(corpus)])
-        return before * self.epochs + epoch * self.slices[corpus]
+        before = sum(self.slices[name] for name in names[: names.index(group)])
+        return before * self.epochs + epoch * self.slices[group]
 
-    def corpus_and_epoch(self, part: int) -> tuple[str, int]:
+    def group_and_epoch(self, part: int) -> tuple[str, int]:
         """What a part holds a slice of."""
-        for corpus, slices in self.slices.items():
+        for group, slices in self.slices.items():
             if part < slices * self.epochs:
-                return corpus, part // slices
+                return group, part // slices
             part -= slices * self.epochs
         raise IndexError(part)
 
 
-def _layout(inputs: Sequence[Location], corpora: Sequence[str], mix: Mix) -> Layout:
-    """The parts of the packed sequences, by the sizes of their corpora."""
+def _layout(inputs: Sequence[Location], corpora: Corpora, mix: Mix) -> Layout:
+    """The parts of the packed sequences, by the sizes of their corpora.
+
+    How many documents each source has is not known, so each has slices for all of the corpus.
+    """
     kept = [ledger.read_counts(folder).kept.get("document", 0) for folder in inputs]
     sizes = [max(1, ceil(documents / mix.documents_per_partition)) for documents in kept]
-    return Layout(dict(zip(corpora, sizes, strict=True)), mix.max_epochs)
+    each = zip(corpora.values(), sizes, strict=True)
+    return Layout({group: size for groups, size in each for group in groups}, mix.max_epochs)
 
 
 def _pack(
@@ -113,7 +128,7 @@ def _pack(
     place: Place,
     mix: Mix,
     seed: int,
-    corpora: Sequence[str],
+    corpora: Corpora,
     pictured: Sequence[str],
 ) -> Any:
     layout = _layout(place.inputs, corpora, mix)
@@ -185,17 +200,35 @@ def _spread(
             index = _located(source.images, part, place.run)
         pieces = cut_documents(documents, index, mix)
     ids = [piece["segment"]["id"] for piece in pieces]
+    groups = [_group(source.corpus, piece, layout) for piece in pieces]
     found: Pieces = []
     for epoch in range(mix.max_epochs):
         keys = packing.order_keys(ids, seed, epoch)
-        slices = packing.partitions(keys, layout.slices[source.corpus])
-        targets = layout.first(source.corpus, epoch) + slices
+        targets = _targets(keys, groups, layout, epoch)
         keyed = [
             piece | {"part": to, "key": int(key), "document": (part << 32) + piece["document"]}
             for piece, key, to in zip(pieces, keys, targets.tolist(), strict=True)
         ]
         found += scatter(pa.Table.from_pylist(keyed, schema=PIECE), targets // width)
     return place.sent(found)
+
+
+def _group(corpus: str, piece: Mapping[str, Any], layout: Layout) -> str:
+    """What a piece is packed with: its corpus, or its source where that has a weight."""
+    return corpus if corpus in layout.slices else group_name(corpus, piece["segment"]["source"])
+
+
+def _targets(
+    keys: NDArray[np.uint64], groups: Sequence[str], layout: Layout, epoch: int
+) -> NDArray[np.int64]:
+    """The part that packs each piece in an epoch."""
+    names, which = np.unique(np.array(groups, object).astype(str), return_inverse=True)
+    targets = np.zeros(len(keys), np.int64)
+    for number, name in enumerate(names.tolist()):
+        mine = which == number
+        slices = packing.partitions(keys[mine], layout.slices[name])
+        targets[mine] = layout.first(name, epoch) + slices
+    return targets
 
 
 def _numbered(number: int, given: Sequence[Given]) -> tuple[Given, int]:
@@ -289,14 +322,14 @@ def _pack_bin(
                 mine = pieces.filter(pc.equal(pieces["part"], part))
                 order = [(name, "ascending") for name in ("key", "document", "row")]
                 ordered = mine.combine_chunks().sort_by(order)
-                _write_packed(place, part, ordered, *layout.corpus_and_epoch(part), mix)
+                _write_packed(place, part, ordered, *layout.group_and_epoch(part), mix)
         yield part
 
 
 def _write_packed(
-    place: Place, part: int, pieces: pa.Table, corpus: str, epoch: int, mix: Mix
+    place: Place, part: int, pieces: pa.Table, group: str, epoch: int, mix: Mix
 ) -> None:
-    sequences, drops = pack_pieces(pieces, corpus, mix)
+    sequences, drops = pack_pieces(pieces, group.partition("/")[0], mix)
     # A document is accounted for once: in the first epoch, by its first piece.
     read = int((np.asarray(pieces["row"]) == 0).sum())
     if epoch > 0:
@@ -336,45 +369,57 @@ def pack_pieces(pieces: pa.Table, corpus: str, mix: Mix) -> tuple[pa.Table, pa.T
 SEQUENCES = "sequences.json"
 
 
-def _count_sequences(place: Place, mix: Mix, corpora: Sequence[str]) -> None:
-    """Write how many sequences each part of each corpus holds, for the plan."""
-    found: dict[str, list[tuple[int, int]]] = {corpus: [] for corpus in corpora}
+def _count_sequences(place: Place, mix: Mix, corpora: Corpora) -> None:
+    """Write how many sequences each part of each group holds, for the plan."""
     layout = _layout(place.inputs, corpora, mix)
+    found: dict[str, list[tuple[int, int]]] = {group: [] for group in layout.slices}
     folder = place.out / "sequences"
     files = [folder / f"{part_name(part)}.parquet" for part in range(place.parts)]
     for part, rows in enumerate(in_parallel(row_count, files)):
-        found[layout.corpus_and_epoch(part)[0]].append((part, rows))
+        found[layout.group_and_epoch(part)[0]].append((part, rows))
     write_json(place.out / SEQUENCES, found)
 
 
 # Shards
 
 
-def shards_stage(name: str, packed: Stage, mix: Mix, seed: int, *, resized: bool) -> Stage:
+SourceWeights = Mapping[str, Mapping[str, float]]  # by corpus
+
+
+def shards_stage(
+    name: str, packed: Stage, mix: Mix, seed: int, sources: SourceWeights, *, resized: bool
+) -> Stage:
     """WebDataset shards of the mixture, with their manifest."""
     config = mix.model_dump(include={"weights", "sequences_per_shard"})
+    plan = partial(_plan, weights=mix.weights, sources=sources)
     return Stage(
         name,
-        partial(_write_shards, mix=mix),
-        [config, resized],
+        partial(_write_shards, mix=mix, plan=plan),
+        [config, sources, resized],
         ("pipelines.mix",),
         lookups=(packed.name,),
-        parts=lambda folders: ceil(_plan(folders[0], mix).total / mix.sequences_per_shard),
-        finish=partial(_write_manifest, mix=mix, seed=seed, resized=resized),
+        parts=lambda folders: ceil(plan(folders[0]).total / mix.sequences_per_shard),
+        finish=partial(
+            _write_manifest, mix=mix, seed=seed, plan=plan, sources=sources, resized=resized
+        ),
     )
 
 
 @cache
 def _packed_parts(packed: Location) -> dict[str, list[tuple[int, int]]]:
-    """By corpus, its parts and how many sequences each holds; read once a process."""
+    """By group, its parts and how many sequences each holds; read once a process."""
     found: dict[str, list[tuple[int, int]]] = read_json(packed / SEQUENCES)
     return found
 
 
-def _plan(packed: Location, mix: Mix) -> Plan:
+MakePlan = Callable[[Location], Mixture]
+
+
+def _plan(packed: Location, weights: Mapping[str, float], sources: SourceWeights) -> Mixture:
     """The mixture of what was packed; raises `ConfigError` if there is nothing to mix."""
     found = _packed_parts(packed)
-    plan = Plan(mix.weights, {name: sum(n for _, n in parts) for name, parts in found.items()})
+    available = {name: sum(n for _, n in parts) for name, parts in found.items()}
+    plan = mixture(weights, sources, available)
     if plan.total == 0:
         raise ConfigError(
             f"mix: there is nothing to mix, since {plan.stopped_by} has no sequence; "
@@ -383,22 +428,22 @@ def _plan(packed: Location, mix: Mix) -> Plan:
     return plan
 
 
-def _write_shards(parts: Any, place: Place, mix: Mix) -> Any:
-    return parts | "write" >> beam.Map(_write_shard, place, mix)
+def _write_shards(parts: Any, place: Place, mix: Mix, plan: MakePlan) -> Any:
+    return parts | "write" >> beam.Map(_write_shard, place, mix, plan)
 
 
-def _write_shard(part: int, place: Place, mix: Mix) -> int:
+def _write_shard(part: int, place: Place, mix: Mix, make_plan: MakePlan) -> int:
     with place.clock():
         if not place.has(part):
             packed = place.lookups[0]
-            plan, found = _plan(packed, mix), _packed_parts(packed)
+            plan, found = make_plan(packed), _packed_parts(packed)
             first = part * mix.sequences_per_shard
             last = min(first + mix.sequences_per_shard, plan.total)
             mixed = _mixed(packed, plan, found, first, last)
             path = place.out / f"mixwright-{part:05d}.tar"
             info = tar.write_shard(path, mixed, partial(_image_bytes, place.run))
             write_json(place.out / "info" / f"{part_name(part)}.json", asdict(info))
-            surplus = _surplus(plan, part, place.parts)
+            surplus = _surplus(plan, found, part, place.parts)
             kept = {"sequence": info.sequences}
             read = {"sequence": info.sequences + surplus.num_rows}
             place.count("bytes", info.bytes)
@@ -407,12 +452,12 @@ def _write_shard(part: int, place: Place, mix: Mix) -> int:
 
 
 def _mixed(
-    packed: Location, plan: Plan, found: Mapping[str, Any], first: int, last: int
+    packed: Location, plan: Mixture, found: Mapping[str, Any], first: int, last: int
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """The sequences at positions `first` up to, not including, `last`."""
     start, stop = plan.used(first), plan.used(last)
-    rows = {name: _sequences(packed, found[name], start[name], stop[name]) for name in plan.names}
-    for i, name in enumerate(plan.corpora(first, last)):
+    rows = {name: _sequences(packed, found[name], start[name], stop[name]) for name in start}
+    for i, name in enumerate(plan.groups(first, last)):
         yield first + i, next(rows[name])
 
 
@@ -433,20 +478,21 @@ def _image_bytes(run: Location, parts: list[dict[str, Any]]) -> list[bytes]:
     return read_images(run, pa.Table.from_pylist(parts))
 
 
-def _surplus(plan: Plan, part: int, parts: int) -> pa.Table:
+def _surplus(plan: Mixture, found: Mapping[str, Any], part: int, parts: int) -> pa.Table:
     """Ledger rows of this shard's share of the sequences for which the mixture had no place."""
-    used = plan.used(plan.total)
     rows = []
-    for name in plan.names:
-        left = plan.available[name] - used[name]
+    for name, used in plan.used(plan.total).items():
+        left = sum(n for _, n in found[name]) - used
         for k in range(left * part // parts, left * (part + 1) // parts):
-            about = {"id": f"{name}:{used[name] + k}", "unit": "sequence", "kind": "dropped"}
+            about = {"id": f"{name}:{used + k}", "unit": "sequence", "kind": "dropped"}
             detail = f"{plan.stopped_by} ran out"
             rows.append(about | {"reason": "surplus", "detail": detail})
     return pa.Table.from_pylist(rows, schema=schema.DROP)
 
 
-def _write_manifest(place: Place, mix: Mix, seed: int, resized: bool) -> None:
+def _write_manifest(
+    place: Place, mix: Mix, seed: int, plan: MakePlan, sources: SourceWeights, resized: bool
+) -> None:
     files = [place.out / "info" / f"{part_name(part)}.json" for part in range(place.parts)]
     infos = [tar.ShardInfo(**info) for info in in_parallel(read_json, files)]
     manifest = tar.make_manifest(
@@ -457,7 +503,8 @@ def _write_manifest(place: Place, mix: Mix, seed: int, resized: bool) -> None:
         tokenizer=tokens.tokenizer_identity(mix.tokenizer),
         seed=seed,
         weights=mix.weights,
-        stopped_by=_plan(place.lookups[0], mix).stopped_by,
+        sources=sources,
+        stopped_by=plan(place.lookups[0]).stopped_by,
         resized=resized,
     )
     write_json(place.out / "manifest.json", manifest)

@@ -17,7 +17,11 @@ def stages_of(recipe: Recipe) -> list[Stage]:
         name: corpus_stages(read, getattr(recipe.corpora, name), download, storage)
         for name, read in _readers(recipe).items()
     }
-    sources = [Source(name, stages[-1], downloaded(stages)) for name, stages in made.items()]
+    weights = {"captions": recipe.corpora.captions.weights} if recipe.corpora.captions else {}
+    sources = [
+        Source(name, stages[-1], downloaded(stages), weights.get(name, {}))
+        for name, stages in made.items()
+    ]
     mixed = mix.stages(recipe.mix, recipe.seed, sources, resized=download.resize is not None)
     return [stage for stages in made.values() for stage in stages] + mixed
 

@@ -177,13 +177,15 @@ def _corpus_of_positions(shards: Shards, names: Sequence[str]) -> NDArray[np.int
 
 
 def _surplus(stages: Sequence[Stage]) -> dict[str, int]:
-    """Packed sequences for which the mixture had no place, by corpus."""
+    """Packed sequences for which the mixture had no place, by corpus and by weighted source."""
     left: Counter[str] = Counter()
     for stage in stages:
         if "sequence" in stage.counts.dropped:
             drops = ledger.read_drops(stage.folder, columns=["id", "unit"])
             ids = drops.filter(pc.equal(drops["unit"], "sequence"))["id"].to_pylist()
-            left.update(name.rpartition(":")[0] for name in ids)
+            groups = [name.rpartition(":")[0] for name in ids]
+            left.update(groups)
+            left.update(group.partition("/")[0] for group in groups if "/" in group)
     return dict(sorted(left.items()))
 
 

@@ -4,7 +4,7 @@ Shards are described from their manifest and indexes, without opening a tar.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from shards import ledger, schema, storage
 from shards.loader import open_shards, shards_folder
 from shards.storage import Location
-from shards.tar import MANIFEST, TOTALS
+from shards.tar import MANIFEST, TOTALS, sequence_groups
 
 TOKEN_BINS = 16
 
@@ -54,9 +54,10 @@ def describe_shards(place: str | Location) -> dict[str, Any]:
 
     "corpora" has, for each corpus, `weight` (its requested share of sequences), the count and
     achieved share of sequences, tokens, images and documents, and `fill`, the part of its
-    sequences that is not padding. "sources" and "licences" count segments (a document or a piece
-    of one), tokens and images. In "histograms", `tokens` counts sequences in equal bins from 0 to
-    `seq_len` by corpus, and `images` those with 0, 1, ... `max_images` images.
+    sequences that is not padding. "weighted" has, for each source with a weight, its requested and
+    achieved share of its corpus's sequences. "sources" and "licences" count segments (a document or
+    a piece of one), tokens and images. In "histograms", `tokens` counts sequences in equal bins
+    from 0 to `seq_len` by corpus, and `images` those with 0, 1, ... `max_images` images.
     """
     shards = open_shards(place)
     manifest = shards.manifest
@@ -72,6 +73,7 @@ def describe_shards(place: str | Location) -> dict[str, Any]:
         "bytes": sum(shard["bytes"] for shard in manifest["shards"]),
         **{name: manifest[name] for name in settings},
         "corpora": _corpora(manifest),
+        "weighted": _weighted(manifest["sources"], indexes),
         "sources": _sums(segments, "source"),
         "licences": _sums(segments, "licence"),
         "histograms": _histograms(sequences, manifest["seq_len"], manifest["max_images"]),
@@ -129,6 +131,26 @@ def _corpora(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
         }
         for name in sorted(weights.keys() | corpora.keys())
     }
+
+
+def _weighted(
+    sources: Mapping[str, Mapping[str, float]], indexes: Sequence[pa.Table]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """By corpus and source what share of the corpus's sequences was asked for, and what it has."""
+    groups = [sequence_groups(index, sources).to_pylist() for index in indexes] if sources else []
+    counts = Counter(group for each in groups for group in each)
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for corpus, weights in sources.items():
+        mine = {source: counts[f"{corpus}/{source}"] for source in weights}
+        found[corpus] = {
+            source: {
+                "weight": weight / sum(weights.values()),
+                "sequences": mine[source],
+                "share": _share(mine[source], sum(mine.values())),
+            }
+            for source, weight in weights.items()
+        }
+    return found
 
 
 def _room(manifest: dict[str, Any], corpus: str) -> int:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from shards import storage
 from shards.storage import Location
@@ -20,7 +21,7 @@ FORMAT = 1
 # What `make_manifest` writes besides "resized".
 MANIFEST_KEYS = frozenset(
     {"format", "sequences", "seq_len", "image_tokens", "max_images", "tokenizer", "seed"}
-    | {"weights", "stopped_by", "corpora", "shards"}
+    | {"weights", "sources", "stopped_by", "corpora", "shards"}
 )
 EXTENSIONS = {"jpeg": "jpg", "png": "png", "gif": "gif", "webp": "webp"}
 
@@ -205,6 +206,21 @@ def totals(index: pa.Table) -> dict[str, dict[str, int]]:
     return sums
 
 
+def sequence_groups(index: pa.Table, sourced: Iterable[str]) -> pa.Array:
+    """What each sequence counts for: its corpus, or "corpus/source" in the `sourced` ones.
+
+    The source is that of the sequence's first segment, "" if it has none.
+    """
+    rows = index.filter(index["tokens"].is_valid()).combine_chunks()
+    corpus, segments = rows["corpus"].combine_chunks(), rows["segments"].combine_chunks()
+    first = pc.list_flatten(pc.list_slice(segments, 0, 1))
+    there = pc.greater(pc.list_value_length(segments), 0)
+    blank = pa.repeat(pa.scalar("", pa.string()), len(rows))
+    source = pc.replace_with_mask(blank, there, first.field("source"))
+    named = pc.binary_join_element_wise(corpus, source, "/", null_handling="replace")
+    return pc.if_else(pc.is_in(corpus, pa.array(sourced, pa.string())), named, corpus)
+
+
 def add_totals(
     shards: Iterable[Mapping[str, Mapping[str, int]]], seq_len: int
 ) -> dict[str, dict[str, int]]:
@@ -229,13 +245,15 @@ def make_manifest(
     tokenizer: Mapping[str, str],
     seed: int,
     weights: Mapping[str, float],
+    sources: Mapping[str, Mapping[str, float]] | None = None,
     stopped_by: str | None = None,
     resized: bool = False,
 ) -> dict[str, Any]:
     """The manifest of a folder of shards, to be written last, as `MANIFEST`.
 
-    `tokenizer` is `tokens.tokenizer_identity`; `resized` says that stored images are not the
-    original bytes that their sha256 names.
+    `sources` are the weights of the sources of a corpus, where they have some; all segments of a
+    sequence are then of one source. `tokenizer` is `tokens.tokenizer_identity`; `resized` says that
+    stored images are not the original bytes that their sha256 names.
     """
     infos = sorted(shards, key=lambda info: info.first)
     return {
@@ -247,6 +265,7 @@ def make_manifest(
         "tokenizer": dict(tokenizer),
         "seed": seed,
         "weights": dict(weights),
+        "sources": {corpus: dict(shares) for corpus, shares in (sources or {}).items()},
         "stopped_by": stopped_by,
         "resized": resized,
         "corpora": add_totals((info.corpora for info in infos), seq_len),

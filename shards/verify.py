@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from shards import storage, tokens
 from shards.loader import UNREACHABLE, ShardError, open_shards
 from shards.storage import Location
-from shards.tar import INDEX, MANIFEST, add_totals, index_columns, totals
+from shards.tar import INDEX, MANIFEST, add_totals, index_columns, sequence_groups, totals
 
 LIMIT = 100
 # One ruined shard must not hide what is wrong with the others.
@@ -330,18 +330,23 @@ def _mixture_problems(manifest: dict[str, Any], indexes: list[pa.Table]) -> Iter
         said, sums = manifest["corpora"].get(corpus), found.get(corpus)
         if said != sums:
             yield Problem(MANIFEST, None, f"says {said} of {corpus}, the indexes {sums}")
-    yield from _ratio_problems(manifest["weights"], indexes)
+    sources = manifest["sources"]
+    groups = [group for index in indexes for group in sequence_groups(index, sources).to_pylist()]
+    corpora = [group.partition("/")[0] for group in groups]
+    yield from _ratio_problems(manifest["weights"], corpora)
+    for corpus, weights in sources.items():
+        shares = {f"{corpus}/{source}": weight for source, weight in weights.items()}
+        mine = [g for g, found in zip(groups, corpora, strict=True) if found == corpus]
+        yield from _ratio_problems(shares, mine)
 
 
-def _ratio_problems(weights: dict[str, float], indexes: list[pa.Table]) -> Iterator[Problem]:
-    """The first prefix at which a corpus is more than one sequence off its weight."""
-    columns = [index["corpus"].filter(index["tokens"].is_valid()) for index in indexes]
-    mixture = np.concatenate([column.to_numpy() for column in columns])
-    lengths = np.arange(1, len(mixture) + 1)
-    for corpus in sorted(set(weights) | set(mixture)):
-        due = lengths * (weights.get(corpus, 0) / sum(weights.values()))
-        off = np.abs(np.cumsum(mixture == corpus) - due)
+def _ratio_problems(weights: dict[str, float], names: list[str]) -> Iterator[Problem]:
+    """The first prefix at which a corpus, or a source, is more than one sequence off its weight."""
+    mixture, lengths = np.array(names, object), np.arange(1, len(names) + 1)
+    for name in sorted(set(weights) | set(names)):
+        due = lengths * (weights.get(name, 0) / sum(weights.values()))
+        off = np.abs(np.cumsum(mixture == name) - due)
         wrong = np.flatnonzero(off > 1 + 1e-6)
         if len(wrong):
-            what = f"has {corpus} {off[wrong[0]]:.2f} sequences off its weight in this prefix"
+            what = f"has {name} {off[wrong[0]]:.2f} sequences off its weight in this prefix"
             yield Problem(MANIFEST, int(wrong[0]), what)

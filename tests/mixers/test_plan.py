@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixers.plan import Plan, PlanError, period, shares
+from mixers.plan import Plan, PlanError, mixture, period, shares
 
 MM1 = {"interleaved": 45, "captions": 45, "text": 10}
 
@@ -69,3 +69,48 @@ def test_impossible_weights_are_refused(bad):
 def test_weights_that_hardly_ever_repeat_are_refused():
     with pytest.raises(PlanError, match="round them"):
         period({"a": 0.1234567, "b": 0.7654321, "c": 0.9999999})
+
+
+sources = st.dictionaries(
+    st.sampled_from(["cc12m", "coyo", "vecap"]), st.integers(1, 20), min_size=1
+)
+
+
+def walk(weights, inner, available):
+    """The groups of a mixture by its definition: a corpus, then its source, until one runs out."""
+    left, used, found = dict(available), dict.fromkeys(weights, 0), []
+    for corpus in Plan(weights, dict.fromkeys(weights, 10**6)).corpora(0, 3000):
+        group = corpus
+        if corpus in inner:
+            endless = Plan(inner[corpus], dict.fromkeys(inner[corpus], 10**6))
+            (source,) = endless.corpora(used[corpus], used[corpus] + 1)
+            group = f"{corpus}/{source}"
+        if left[group] == 0:
+            return found, group
+        left[group], used[corpus] = left[group] - 1, used[corpus] + 1
+        found.append(group)
+    raise AssertionError("something runs out")
+
+
+@given(weights, sources, st.data())
+def test_sources_are_mixed_within_their_corpus_as_corpora_are(weights, sources, data):
+    inner = {data.draw(st.sampled_from(sorted(weights))): sources}
+    names = {name for name in weights if name not in inner}
+    names |= {f"{corpus}/{name}" for corpus in inner for name in inner[corpus]}
+    available = {name: data.draw(st.integers(0, 60)) for name in sorted(names)}
+    mixed = mixture(weights, inner, available)
+    found, stopped_by = walk(weights, inner, available)
+    assert mixed.groups(0, mixed.total) == found
+    assert mixed.stopped_by == stopped_by
+    for position in {0, mixed.total // 2, mixed.total}:
+        assert mixed.used(position) == {name: found[:position].count(name) for name in names}
+        assert mixed.groups(position, mixed.total) == found[position:]
+
+
+def test_every_prefix_of_a_corpus_has_its_sources_within_one_sequence():
+    vecap = {"web": 93, "vecap": 7}  # of MM1's caption data 7 % are VeCap's
+    available = {"text": 900, "interleaved": 900, "captions/web": 900, "captions/vecap": 900}
+    mixed = mixture(MM1, {"captions": vecap}, available)
+    groups = [g for g in mixed.groups(0, mixed.total) if g.startswith("captions/")]
+    for n in range(1, len(groups) + 1):
+        assert abs(groups[:n].count("captions/vecap") - 0.07 * n) < 1

@@ -35,6 +35,7 @@ SHARDS = {
             documents=(99, 0.5),
         )
     },
+    "weighted": {"text": {"web": {"weight": 0.75, "sequences": 925, "share": 925 / 1234}}},
     "sources": {"text": {"web": {"segments": 1500, "tokens": 600_000, "images": 0}}},
     "licences": {"text": {None: {"segments": 1500, "tokens": 600_000, "images": 0}}},
 }
@@ -50,7 +51,8 @@ def test_shards_in_a_table():
     assert lines[3].split() == head.split()
     row = "text 10.0% 1,234 10.00% 600,000 9.51% 0 0.00% 99 50.00% 98.7%"
     assert lines[4].split() == row.split()
-    assert lines[5:] == [
+    assert lines[5].split() == ["web", "75.0%", "925", "74.96%", "of", "text"]
+    assert lines[6:] == [
         "\nsources",
         "  text           1,500 segments     600,000 tokens  web",
         "\nlicences",

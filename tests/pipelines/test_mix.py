@@ -21,6 +21,7 @@ from pipelines.stage import Place
 from shards import ledger, schema, tokens
 from shards.images import store_images
 from shards.loader import open_shards
+from shards.statistics import describe_shards
 from shards.storage import read_json, read_table, write_json, write_table
 from shards.verify import verify
 from tests.pipelines.by_hand import run_stage, source, write_stage
@@ -183,9 +184,9 @@ def test_parts_are_numbered_corpus_by_corpus_epoch_by_epoch_slice_by_slice(
     assert layout.parts == len(parts)
     for number, (corpus, epoch, k) in enumerate(parts):
         assert layout.first(corpus, epoch) + k == number
-        assert layout.corpus_and_epoch(number) == (corpus, epoch)
+        assert layout.group_and_epoch(number) == (corpus, epoch)
     with pytest.raises(IndexError):
-        layout.corpus_and_epoch(len(parts))
+        layout.group_and_epoch(len(parts))
 
 
 # Whole stages
@@ -313,9 +314,53 @@ def test_the_shards_hold_the_packed_sequences_in_order(tmp_path: Path, store: Pa
     assert with_images and all(known.issuperset(s.images.values()) for s in with_images)
 
 
+def test_sources_with_weights_are_packed_apart_and_mixed_by_them(tmp_path: Path, store: Path):
+    pairs = [
+        page(f"{name}{i}", i % 4, f"Picture {i}.") | {"source": name}
+        for name, count in (("web", 60), ("vecap", 30))
+        for i in range(count)
+    ]
+    inputs = [
+        write_stage(
+            tmp_path / "captions", [schema.documents(pairs[:45]), schema.documents(pairs[45:])]
+        ),
+        write_stage(tmp_path / "text", [schema.documents(DOCUMENTS)]),
+    ]
+    (tmp_path / "download").symlink_to(store)
+    weights = {"web": 4.0, "vecap": 1.0}
+    sources = [
+        Source("captions", source("captions"), source("download"), weights),
+        Source("text", source("text"), None),
+    ]
+    update = {"weights": {"captions": 3.0, "text": 1.0}, "sequences_per_shard": 5}
+    packing, mixing = mix.stages(MIX.model_copy(update=update), 1, sources, resized=False)
+    index = read_table(store / "index" / "part-00000.parquet")
+    write_table(store / "index" / "part-00001.parquet", index)
+    packed = run_stage(packing, tmp_path / "pack", inputs, [tmp_path / "download"])
+    assert set(read_json(packed.out / mix.SEQUENCES)) == {"captions/vecap", "captions/web", "text"}
+    place = run_stage(mixing, tmp_path / "shards", [], [packed.out])
+
+    assert verify(place.out) == []
+    shards = open_shards(place.out)
+    assert shards.manifest["sources"] == {"captions": weights}
+    found = [{g["source"] for g in s.segments} for s in shards.read() if s.corpus == "captions"]
+    assert all(len(names) == 1 for names in found)
+    order = [name for names in found for name in names]
+    for n in range(1, len(order) + 1):
+        assert abs(order[:n].count("vecap") - n / 5) < 1
+    weighted = describe_shards(place.out)["weighted"]["captions"]
+    assert weighted["vecap"]["weight"] == 0.2
+    assert weighted["vecap"]["sequences"] == order.count("vecap")
+    counts = ledger.read_counts(place.out)
+    available = {n: sum(r for _, r in p) for n, p in read_json(packed.out / mix.SEQUENCES).items()}
+    assert counts.read == {"sequence": sum(available.values())}
+    write_json(place.out / "manifest.json", shards.manifest | {"sources": {"captions": {"web": 1}}})
+    assert any("captions/vecap" in problem.what for problem in verify(place.out))
+
+
 def test_a_corpus_without_a_sequence_is_named(tmp_path: Path):
     write_json(tmp_path / "pack" / mix.SEQUENCES, {"captions": [[0, 0]], "text": [[1, 5]]})
     options = MIX.model_copy(update={"weights": {"captions": 1.0, "text": 1.0}})
-    stage = mix.shards_stage("shards", source("pack"), options, 1, resized=False)
+    stage = mix.shards_stage("shards", source("pack"), options, 1, {}, resized=False)
     with pytest.raises(ConfigError, match="nothing to mix, since captions has no sequence"):
         run_stage(stage, tmp_path / "shards", [], [tmp_path / "pack"])
