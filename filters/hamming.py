@@ -82,8 +82,8 @@ def _together(hashes: Hashes, mask: int, distance: int) -> Places:
 def matches(asked: Hashes, known: Hashes, distance: int) -> tuple[Places, Places]:
     """The places of hashes asked for and of known ones that differ in at most `distance` bits.
 
-    Sorted, each pair once. Of a million known ones some ten thousand are compared with each that
-    is asked for, if `distance` is 8.
+    Sorted, each pair once. What has a block of bits in common is compared: at a distance of 8 one
+    in fifteen of the known ones with each that is asked for.
     """
     found = [np.zeros((2, 0), np.int64)]
     for mask in blocks(distance + 1):

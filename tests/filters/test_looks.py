@@ -94,6 +94,19 @@ def test_hashes_of_flat_pictures_have_to_be_nearer(uniformity: float, bits: int)
     assert found.tolist() == [k <= bits for k in range(1, 12)]
 
 
+def test_contrast_has_to_agree():
+    """Black dots on white, and a faint shadow of them, may have one hash."""
+    table = of_contrast([50.0, 40.0, 20.0, 3.0, 0.5])
+    found = alike(table, np.zeros(5, int), table, np.arange(5), Limits())
+    assert found.tolist() == [True, True, False, False, False]
+    assert alike(table, np.array([3]), table, np.array([4]), Limits()).all()  # both are noise
+
+
+def of_contrast(contrasts: list[float]) -> pa.Table:
+    made = rows([7] * len(contrasts), 0.2)
+    return made.set_column(3, LOOK.field("contrast"), pa.array(contrasts, pa.float32()))
+
+
 def test_what_has_no_picture_has_no_look():
     nothing = pa.Table.from_pylist([{"url": "x", "reason": "not_found"}], schema=IMAGE)
     assert looks(nothing)["phash"].to_pylist() == [NONE]
