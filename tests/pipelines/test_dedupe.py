@@ -180,6 +180,19 @@ def test_of_equal_copies_the_smallest_id_is_kept(tmp_path: Path):
     assert {row["detail"] for row in drops} == {best}
 
 
+@pytest.mark.parametrize("options", [Dedupe(exact=["image"]), Dedupe(exact=["url", "image"])])
+def test_of_pairs_of_one_picture_the_best_score_is_kept(tmp_path: Path, options: Dedupe):
+    """Before a step `clip` there is no score, and the longest caption is kept."""
+    captions = ["A cat.", "A cat that sleeps in the sun.", "A cat on a mat."]
+    pairs = [page(None, image("cat"), text(caption)) for caption in captions]
+    found, _ = run(tmp_path / "before", options, pairs[:1], pairs[1:])
+    assert found == [[], [pairs[1]["id"]]]
+    for score, each in zip([0.3, 0.1, 0.2], pairs, strict=True):
+        each["parts"][0]["score"] = score
+    found, _ = run(tmp_path / "after", options, pairs[:1], pairs[1:])
+    assert found == [[pairs[0]["id"]], []]
+
+
 def test_a_record_given_twice_is_kept_once(tmp_path: Path):
     """Both have one id; the first place wins."""
     twice = page("1", text("The same words."))
