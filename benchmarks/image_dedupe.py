@@ -295,7 +295,8 @@ def growth(table: pa.Table, sizes: Sequence[int], limits: Limits) -> dict[str, f
 
 def linked(made: pa.Table, place: Place, limits: Limits) -> tuple[int, float]:
     """How many links all partitions find, and the largest one's share of the rows."""
-    pieces = dict(shuffled.by_block(made, np.arange(len(made)), place, limits.distance))
+    scoped = made.append_column("scope", pa.array(np.zeros(len(made), np.uint64)))
+    pieces = dict(shuffled.by_block(scoped, np.arange(len(made)), place, limits.distance))
     found = [clusters.forest(*shuffled.pairs(rows, limits)).num_rows for rows in pieces.values()]
     sizes = [rows.num_rows for rows in pieces.values()]
     return sum(found), max(sizes) / sum(sizes)

@@ -26,6 +26,7 @@ LOOK = pa.schema(
         ("uniformity", pa.float32()),
     ]
 )
+SCOPED = pa.schema([*LOOK, ("scope", pa.uint64())])  # within which looks are compared, hashed
 NONE = 0  # no picture has this hash: of the signs of 64 values about their median some are set
 
 FLAT = 0.5  # the share of a picture in one shade above which it counts as flat

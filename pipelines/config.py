@@ -320,15 +320,7 @@ class Dedupe(Strict):
         return [*self.exact, *(name for name in others if getattr(self, name))]
 
     @model_validator(mode="after")
-    def _looks_have_no_scope(self) -> "Dedupe":
-        if self.near_image and self.scope:
-            raise ValueError(f"near_image compares all pictures, not those of one {self.scope}")
-        return self
-
-    @model_validator(mode="after")
     def _meanings_are_of_one_run(self) -> "Dedupe":
-        if self.semantic and self.scope:
-            raise ValueError(f"semantic compares all pictures, not those of one {self.scope}")
         if self.semantic and self.against:
             raise ValueError("semantic compares embeddings, of which runs in against keep none")
         return self

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from filters import minhash
-from filters.looks import LOOK, NONE, looks
+from filters.looks import NONE, SCOPED, looks
 from pipelines.config import Dedupe, Near
 from shards import schema
 
@@ -48,22 +48,27 @@ def kinds(options: Dedupe) -> NDArray[np.int8]:
 
 
 def records(documents: pa.Table, options: Dedupe, index: pa.Table | None = None) -> pa.Table:
-    """A row of `RECORD` for every document; with an image store's index, also of `LOOK`."""
+    """A row of `RECORD` for every document; with an image store's index, also of `SCOPED`."""
     texts = schema.texts(documents)
     keys, seen = document_keys(documents, texts, options), None
     if index is not None:
-        seen = looks(first_images(documents, index))
+        seen = _scoped(looks(first_images(documents, index)), documents, options.scope)
         keys = np.concatenate([keys, look_keys(seen)[:, None]], axis=1)
     if options.semantic:  # of equal pictures a part sends one
         same = exact_values(documents, texts, "image")
-        equal = _hashed("meaning", scopes(documents, None), same)[:, None]
+        equal = _hashed("meaning", scopes(documents, options.scope), same)[:, None]
         keys = np.concatenate([keys, equal], axis=1)
     offsets = np.arange(documents.num_rows + 1, dtype=np.int32) * keys.shape[1]
     lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(keys.reshape(-1)))
     columns = [documents["id"], pa.array(ranks(documents, texts)), lists]
     if seen is None:
         return pa.table(columns, schema=RECORD)
-    return pa.table([*columns, *seen.columns], schema=pa.schema([*RECORD, *LOOK]))
+    return pa.table([*columns, *seen.columns], schema=pa.schema([*RECORD, *SCOPED]))
+
+
+def _scoped(seen: pa.Table, documents: pa.Table, scope: str | None) -> pa.Table:
+    within = salts(documents, scope) if scope else np.zeros(len(documents), np.uint64)
+    return seen.append_column(SCOPED.field("scope"), pa.array(within))
 
 
 def first_images(documents: pa.Table, index: pa.Table) -> pa.Table:
@@ -77,8 +82,8 @@ def first_images(documents: pa.Table, index: pa.Table) -> pa.Table:
 
 
 def look_keys(seen: pa.Table) -> Keys:
-    """A key of each row of `LOOK`, equal for those that are the same throughout."""
-    rows = zip(*(seen[name].to_pylist() for name in LOOK.names), strict=True)
+    """A key of each row of `SCOPED`, equal for those that are the same throughout."""
+    rows = zip(*(seen[name].to_pylist() for name in SCOPED.names), strict=True)
     keys = [int(schema.digest("look", repr(row))[:16], 16) or 1 for row in rows]
     there = np.asarray(seen["phash"]) != NONE
     return np.where(there, np.array(keys, np.uint64), np.uint64(NO_KEY))

@@ -5,7 +5,7 @@ each look once, however many copies of a blank picture it has. Hashes within `di
 in at least one of `distance + 1` blocks of bits: each look goes to the partition of every block's
 value, and there `filters.hamming` finds those that are near, of which all that is known is
 compared. A block of seven bits has values enough for hundreds of partitions, of which none holds
-more than a few hundredths of all looks, 28 bytes each. Of what a partition finds alike it sends on
+more than a few hundredths of all looks, 45 bytes a row. Of what a partition finds alike it sends on
 a tree, not all pairs.
 """
 
@@ -19,13 +19,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from filters.hamming import blocks, close_pairs
-from filters.looks import LOOK, NONE, Limits, alike
+from filters.looks import NONE, SCOPED, Limits, alike
 from pipelines import clusters
 from pipelines.clusters import Nodes
 from pipelines.config import NearImage
 from pipelines.stage import Pieces, Place, partitions, scatter
 
-NODE = pa.schema([*LOOK, ("node", pa.int64())])
+NODE = pa.schema([*SCOPED, ("node", pa.int64())])
 BANDED = pa.schema([*NODE, ("band", pa.int8())])
 
 Group = tuple[int, Iterable[pa.Table]]
@@ -50,9 +50,9 @@ def by_block(looks: pa.Table, nodes: Nodes, place: Place, distance: int) -> Piec
 
 def distinct(rows: pa.Table) -> pa.Table:
     """Each look once, with its least node, in an order that no division into parts changes."""
-    least = rows.group_by(LOOK.names).aggregate([("node", "min")])
-    order = [(name, "ascending") for name in LOOK.names]
-    found = least.sort_by(order).rename_columns([*LOOK.names, "node"]).cast(NODE)
+    least = rows.group_by(SCOPED.names).aggregate([("node", "min")])
+    order = [(name, "ascending") for name in SCOPED.names]
+    found = least.sort_by(order).rename_columns(NODE.names).cast(NODE)
     return found.filter(pc.not_equal(found["phash"], pa.scalar(NONE, pa.uint64()))).combine_chunks()
 
 
@@ -78,7 +78,8 @@ def pairs(rows: pa.Table, limits: Limits) -> tuple[Nodes, Nodes]:
         low, high = close_pairs(phash, limits.distance, masks[number])
         new = ~_agree(phash[low] ^ phash[high], masks[:number])
         low, high = low[new], high[new]
-        close = alike(mine, low, mine, high, limits)
+        scope = np.asarray(mine["scope"])
+        close = alike(mine, low, mine, high, limits) & (scope[low] == scope[high])
         found.append(node[np.stack([low[close], high[close]])])
     ends = np.concatenate(found, axis=1)
     return ends[0], ends[1]

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from filters.looks import LOOK
+from filters.looks import SCOPED
 from pipelines import clusters, keys, looks, semantic
 from pipelines.alike import NAMED, by_band, compared, names
 from pipelines.clusters import Build, Nodes
@@ -120,7 +120,7 @@ def _links(parts: Any, place: Place, job: Job) -> Any:
         alike = looks.linked(shown, place, options.near_image)
         linked.append(alike | "near images" >> beam.Map(_of_kind, reasons.index(keys.NEAR_IMAGE)))
     if options.semantic:
-        members = kept | "embeddings" >> beam.FlatMap(semantic.embedded, place)
+        members = kept | "embeddings" >> beam.FlatMap(semantic.embedded, place, options.scope)
         alike = semantic.linked(members, place, options.semantic)
         linked.append(alike | "meanings" >> beam.Map(_of_kind, reasons.index(keys.SEMANTIC)))
     together = linked | "all links" >> beam.Flatten() | "by end" >> beam.GroupByKey()
@@ -178,7 +178,7 @@ def _looks(number: int, place: Place, job: Job) -> Pieces:
     assert job.options.near_image, "only then are there looks"
     with place.clock():
         table = _known(number, place, job)[1]
-        seen, mine = table.select(LOOK.names), nodes(number, len(table))
+        seen, mine = table.select(SCOPED.names), nodes(number, len(table))
         return looks.by_block(seen, mine, place, job.options.near_image.distance)
 
 

@@ -22,6 +22,7 @@ from filters.semantic import Vectors, centres, close_pairs, divided, nearest, wh
 from pipelines import clusters
 from pipelines.clusters import Build
 from pipelines.config import Semantic
+from pipelines.keys import salts
 from pipelines.stage import Pieces, Place, scatter
 from shards import ledger
 from shards.ledger import part_name
@@ -60,9 +61,9 @@ def _build(pipeline: beam.Pipeline, place: Place, options: Semantic, documents: 
 def _sample(part: int, place: Place, share: float) -> Pieces:
     """The embeddings whose picture's hash is below a share of all that there can be."""
     with place.clock():
-        found = _first_embeddings(part, place)
+        found = _first_embeddings(part, place, None)
         least = np.asarray(found["name"]) < share * 2.0**64
-        table = found.filter(pa.array(least)).drop_columns(["node"])
+        table = found.filter(pa.array(least)).select(["name", "embedding"])
         return place.sent([(0, table)])
 
 
@@ -89,28 +90,37 @@ def _matrix(table: pa.Table) -> NDArray[np.floating]:
     return values.reshape(len(column), column.type.list_size)
 
 
-def _first_embeddings(part: int, place: Place) -> pa.Table:
-    """Of each picture that a document of the part shows first: its hash, a document, embedding."""
+def _first_embeddings(part: int, place: Place, scope: str | None) -> pa.Table:
+    """Of each picture that a document of the part shows first: its hash, a document, embedding.
+
+    With a `scope`, of which a hash is given too, one document of each.
+    """
     documents = place.read(part)
     images = [
         next((part["image"] for part in parts if part["image"]), None)
         for parts in documents["parts"].to_pylist()
     ]
+    within = salts(documents, scope) if scope else np.zeros(len(documents), np.uint64)
     known = read_table(place.lookups[-1] / "embeddings" / f"{part_name(part)}.parquet")
     at = pc.index_in(pa.array(images, pa.string()), known["sha256"].combine_chunks())
-    shown, first = np.unique(np.asarray(at.fill_null(-1)), return_index=True)
-    there = shown >= 0
-    rows = known.take(pa.array(shown[there]))
+    each = np.stack([np.asarray(at.fill_null(-1)).astype(np.int64), within.view(np.int64)])
+    (shown, _), first = np.unique(each, axis=1, return_index=True)
+    shown, first = shown[shown >= 0], first[shown >= 0]
+    rows = known.take(pa.array(shown))
     names = [int(each[:16], 16) for each in rows["sha256"].to_pylist()]
-    node = (part << 32) + first[there]
-    columns = {"name": pa.array(names, pa.uint64()), "node": node, "embedding": rows["embedding"]}
+    columns = {
+        "name": pa.array(names, pa.uint64()),
+        "node": (part << 32) + first,
+        "scope": within[first],
+        "embedding": rows["embedding"],
+    }
     return pa.table(columns)
 
 
-def embedded(part: int, place: Place) -> Pieces:
+def embedded(part: int, place: Place, scope: str | None) -> Pieces:
     """The embeddings of a part, to the partitions of their clusters."""
     with place.clock():
-        found = _first_embeddings(part, place)
+        found = _first_embeddings(part, place, scope)
         middle = _matrix(read_table(_file(place))).astype(np.float32)
         own = nearest(vectors(found), middle)
         table = found.add_column(0, "cluster", pa.array(own, pa.int32()))
@@ -136,12 +146,17 @@ def _compare(group: Group, place: Place, threshold: float) -> Pieces:
 
 def near(cluster: pa.Table, threshold: float) -> pa.Table:
     """A forest of the documents of one cluster whose pictures are near."""
-    node, points = np.asarray(cluster["node"]), vectors(cluster)
+    node, scope, points = (
+        np.asarray(cluster["node"]),
+        np.asarray(cluster["scope"]),
+        vectors(cluster),
+    )
     middle = whole(points.sum(axis=0, dtype=np.float64)[None])
     order = np.argsort(-(points @ middle.T)[:, 0], kind="stable")
     found = [clusters.EDGE.empty_table()]
     for start in range(0, len(order), LARGEST):
         some = order[start : start + LARGEST]
-        low, high = close_pairs(points[some], threshold)
-        found.append(clusters.forest(node[some[low]], node[some[high]]))
+        low, high = (some[ends] for ends in close_pairs(points[some], threshold))
+        same = scope[low] == scope[high]
+        found.append(clusters.forest(node[low[same]], node[high[same]]))
     return pa.concat_tables(found)

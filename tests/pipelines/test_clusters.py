@@ -52,6 +52,22 @@ def test_nodes_name_the_least_of_their_component(pairs: Edges):
     assert components(pairs)[0] == union_find(pairs)
 
 
+@given(edges)
+def test_a_forest_connects_the_same_nodes_with_as_few_edges(pairs: Edges):
+    ends = np.array(pairs, np.int64).reshape(-1, 2)
+    found = clusters.forest(ends[:, 0], ends[:, 1])
+    left = list(zip(*(found[name].to_pylist() for name in found.column_names), strict=True))
+    assert union_find(left) == union_find(pairs)
+    assert len(left) == len(union_find(pairs)) - len(set(union_find(pairs).values()))
+
+
+def test_a_forest_of_a_long_chain_settles():
+    names = np.random.default_rng(1).permutation(1000)
+    found = clusters.forest(names[:-1], names[1:])
+    assert set(found["other"].to_pylist()) == {0}
+    assert found.num_rows == 999
+
+
 @given(edges, st.randoms(use_true_random=False))
 def test_order_does_not_matter(pairs: Edges, order: object):
     shuffled = [pair[::-1] for pair in pairs]

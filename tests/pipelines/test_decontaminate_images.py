@@ -11,9 +11,11 @@ import pytest
 from PIL import Image
 
 from configs.reading import ConfigError
+from filters.looks import Limits, looks
 from pipelines import decontaminate_images
 from pipelines.config import Captions, DecontaminateImages
 from pipelines.decontaminate_images import (
+    KNOWN,
     decontaminate_images_stage,
     evaluation_files,
     evaluation_rows,
@@ -98,6 +100,20 @@ def test_at_no_distance_only_what_hashes_alike_goes(sets: Path, tmp_path: Path):
     rows = ledger.read_drops(place.out).to_pylist()
     assert "0" in {row["image"] for row in rows}
     assert "3" not in {row["image"] for row in rows}
+
+
+def test_of_several_pictures_the_nearest_is_named():
+    """Of equally near ones the first by name."""
+    seen = {"width": 9, "height": 9, "contrast": 50.0, "uniformity": 0.2, "tint": "80" * 8}
+    hashes = {"a": 0b1111, "b": 0b11, "c": 0b101, "d": 0b111111111}
+    rows = [
+        {"url": name, "phash": f"{0xF0 << 32 | bits:016x}", **seen} for name, bits in hashes.items()
+    ]
+    table = pa.Table.from_pylist(rows, schema=schema.IMAGE)
+    known = pa.table([table["url"], table["sha256"], *looks(table).columns], schema=KNOWN)
+    asked = [{"url": "x", "phash": f"{0xF0 << 32:016x}", **seen}]
+    shown = pa.Table.from_pylist(asked, schema=schema.IMAGE)
+    assert decontaminate_images._near(shown, known, Limits()) == {0: "b: 2 of 64 bits apart"}
 
 
 def test_only_reported_pictures_stay(sets: Path, tmp_path: Path):

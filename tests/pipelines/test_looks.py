@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from filters.looks import LOOK, Limits, alike
+from filters.looks import SCOPED, Limits, alike
 from pipelines import looks
 from pipelines.config import Captions, Dedupe, NearImage
 from pipelines.dedupe import dedupe_stage
@@ -28,24 +28,26 @@ from tests.pipelines.small import SAMPLE
 PICTURES = SAMPLE / "www"
 
 seen = st.builds(
-    lambda base, flips, tint, uniformity: (
+    lambda base, flips, tint, uniformity, scope: (
         base ^ sum({1 << bit for bit in flips}),
         tint,
         0.0,
         50.0,
         uniformity,
+        scope,
     ),
     st.sampled_from([0x0123456789ABCDEF, 0xFEDCBA9876543210]),
     st.lists(st.integers(0, 63), max_size=6),
     st.sampled_from([0x8080808080808080, 0x9090909090909090, 0x9A9A9A9A9A9A9A9A]),
     st.sampled_from([0.2, 0.8]),
+    st.integers(1, 2),
 )
 
 
 def table_of(rows: list[tuple[Any, ...]]) -> pa.Table:
-    columns = list(zip(*rows, strict=True)) if rows else [[]] * len(LOOK)
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, LOOK, strict=True)]
-    return pa.table(arrays, schema=LOOK)
+    columns = list(zip(*rows, strict=True)) if rows else [[]] * len(SCOPED)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, SCOPED, strict=True)]
+    return pa.table(arrays, schema=SCOPED)
 
 
 def place(parts: int) -> Place:
@@ -72,13 +74,14 @@ def test_pairs_are_those_of_a_plain_loop(rows: list[tuple[Any, ...]], cut: int, 
     expected = {
         (i, j)
         for i, j in combinations(range(len(rows)), 2)
-        if alike(table, np.array([i]), table, np.array([j]), limits)[0]
+        if rows[i][-1] == rows[j][-1]
+        and alike(table, np.array([i]), table, np.array([j]), limits)[0]
     }
     assert found(rows, min(cut, len(rows)), limits) == expected
 
 
 def test_a_part_sends_a_look_once_and_no_look_never():
-    rows = [(7, 1, 0.0, 50.0, 0.2)] * 1000 + [(0, 1, 0.0, 50.0, 0.2)] * 10
+    rows = [(7, 1, 0.0, 50.0, 0.2, 0)] * 1000 + [(0, 1, 0.0, 50.0, 0.2, 0)] * 10
     pieces = looks.by_block(table_of(rows), np.arange(1010), place(5), 8)
     assert sum(table.num_rows for _, table in pieces) == 9
     assert {node for _, table in pieces for node in table["node"].to_pylist()} == {0}
@@ -191,8 +194,18 @@ def test_there_are_no_looks_before_the_download(options: dict[str, Any]):
     Captions.model_validate({"read": {"files": ["x.parquet"]}, "steps": steps[::-1]})
 
 
-def test_a_scope_or_a_larger_distance_of_flat_pictures_is_refused():
-    with pytest.raises(ValidationError, match="not those of one host"):
-        Dedupe(near_image=NearImage(), scope="host")
+def test_pictures_of_two_scopes_are_not_compared(tmp_path: Path, bodies: dict[str, bytes]):
+    """As a synthetic caption beside the one of the web, which share their picture."""
+    name = next(name for name in sorted(bodies) if name.endswith("~0"))
+    pairs = [pair(original(name)), pair(name), pair(original(name)), pair(name)]
+    for number, each in enumerate(pairs):
+        each["id"], each["source"] = f"{number}", "web" if number < 2 else "synthetic"
+    options = Dedupe(exact=["image"], near_image=NearImage(), scope="source")
+    place = run(tmp_path, options, [pairs[:3], pairs[3:]], bodies)
+    by_source = [row["source"] for row in pairs if row["id"] in set(chain(*kept(place)))]
+    assert by_source == ["web", "synthetic"]
+
+
+def test_a_larger_distance_of_flat_pictures_is_refused():
     with pytest.raises(ValidationError, match="no more than distance"):
         NearImage(distance=3)
