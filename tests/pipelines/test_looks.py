@@ -1,6 +1,7 @@
 """Pictures that look alike: those of a plain loop over all pairs, in any parts and on real ones."""
 
 import io
+import json
 import random
 from itertools import chain, combinations
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
+from configs.reading import ConfigError
 from filters.looks import SCOPED, Limits, alike
 from pipelines import looks
 from pipelines.config import Captions, Dedupe, NearImage
@@ -204,6 +206,22 @@ def test_pictures_of_two_scopes_are_not_compared(tmp_path: Path, bodies: dict[st
     place = run(tmp_path, options, [pairs[:3], pairs[3:]], bodies)
     by_source = [row["source"] for row in pairs if row["id"] in set(chain(*kept(place)))]
     assert by_source == ["web", "synthetic"]
+
+
+def test_what_another_run_has_kept_is_not_kept_again(tmp_path: Path, bodies: dict[str, bytes]):
+    names = [name for name in sorted(bodies) if name.endswith("~0")][:2]
+    first, options = tmp_path / "captions", Dedupe(near_image=NearImage())
+    place = run(first, options, [[pair(original(names[0]))]], bodies)
+    said = json.loads((place.out.parent / ledger.STAGE_FILE).read_text())
+    about = said | {"pieces": {"config": options.model_dump()}}
+    (place.out.parent / ledger.STAGE_FILE).write_text(json.dumps(about))
+    again = Dedupe(near_image=NearImage(distance=6), against=[str(tmp_path)])
+    other = run(tmp_path / "second", again, [[pair(names[0])], [pair(names[1])]], bodies)
+    assert kept(other) == [[], [pair(names[1])["id"]]]
+    (row,) = ledger.read_drops(other.out).to_pylist()
+    assert row["detail"] == f"{pair(original(names[0]))['id']} of {tmp_path}"
+    with pytest.raises(ConfigError, match="near_image"):
+        dedupe_stage("captions/dedupe", source("x"), Dedupe(against=[str(tmp_path)]))
 
 
 def test_a_larger_distance_of_flat_pictures_is_refused():
