@@ -5,7 +5,9 @@ web. Both sides are given the same URLs, the same number of requests under way, 
 and run as their users run them: one command. Images a second are counted after start-up, which is
 the time of a list of one URL.
 
-    make bench-images                                  # about ten minutes
+Then, unless it is to be quick, CLIP scores beside a bare loop, by `benchmarks/images_clip.py`.
+
+    make bench-images                                  # about a quarter of an hour
     make bench-images ARGS=--quick                     # about one, once the peer is installed
 
 The last line is one JSON object; its ratios are above 1 where this project is better.
@@ -59,7 +61,12 @@ def main() -> None:
     options = parser.parse_args()
     n = options.urls or (QUICK if options.quick else URLS)
     repeats, drip = (1, QUICK_DRIP) if options.quick else (3, DRIP)
-    print(json.dumps(compare_downloads(n, repeats, drip)))
+    figures = compare_downloads(n, repeats, drip)
+    if not options.quick:
+        import images_clip  # whose imports our side of the download does without
+
+        figures |= images_clip.compare(images_clip.PAIRS)
+    print(json.dumps(figures))
 
 
 # --- download

@@ -153,6 +153,26 @@ def test_the_bundled_model_scores_pairs_as_it_does_by_itself(
     assert named(place, 2) == [[]]  # no picture, no score
 
 
+def test_scores_do_not_depend_on_how_documents_are_grouped(tmp_path: Path):
+    colours = ["red", "blue", "white", "black", "green"]
+    urls = [f"http://a.example/{colour}.png" for colour in colours]
+    replies = ((url, square(c), None) for url, c in zip(urls, colours, strict=True))
+    store = tmp_path / "download"
+    index = store_images(replies, store / "store" / "a.tar", "store/a.tar")
+    for part in range(len(urls)):
+        write_table(store / "index" / f"{ledger.part_name(part)}.parquet", index)
+    every = schema.documents([pair(url, c) for url, c in zip(urls, colours, strict=True)])
+    found = []
+    for size in (1, 3, 5):
+        home, parts = tmp_path / str(size), [every[k : k + size] for k in range(0, 5, size)]
+        place = run(home, (write_stage(home / "dedupe", parts), store))
+        found.append([row for part in range(len(parts)) for row in named(place, part)])
+    assert found[0] == found[1] == found[2]
+    scores = [dict(row)["similarity"] for row in found[0]]
+    pictures = [open_image(square(colour)) for colour in colours]
+    assert scores == pytest.approx(pair_scores(load_clip(), pictures, colours).tolist(), abs=1e-4)
+
+
 def named(place: Place, part: int) -> list[Any]:
     """The scores of the documents."""
     table = read_table(place.out / "documents" / f"{ledger.part_name(part)}.parquet")
