@@ -56,13 +56,16 @@ class ClipModel:
     bf16: bool = False  # products in bfloat16, sums and weights in float32
 
 
-def load_clip(model: str = BUNDLED, pretrained: str | None = None) -> ClipModel:
+def load_clip(
+    model: str = BUNDLED, pretrained: str | None = None, device: str | None = None
+) -> ClipModel:
     """Loads the bundled network, a network's folder, or an open_clip model and its weights.
 
     Args:
         model: "mixwright-small" (bundled, needs no network), an open_clip model name, or a folder
             of CONFIG and WEIGHTS, as `mixwright train-filter` writes it.
         pretrained: an open_clip tag (downloaded by open_clip) or the path of a safetensors file.
+        device: torch's name of it; the current GPU, if there is one, or the processor.
 
     Raises:
         ValueError: `pretrained` is given for a network that brings its own weights, is missing
@@ -72,14 +75,15 @@ def load_clip(model: str = BUNDLED, pretrained: str | None = None) -> ClipModel:
     """
     folder = network_folder(model)
     if model != BUNDLED and folder is None:
-        return create(model, _safe_weights(model, pretrained))
+        return create(model, _safe_weights(model, pretrained), device)
     if pretrained is not None:
         raise ValueError(f"{model} brings its own weights: leave pretrained out")
     if folder is not None:
-        return create(f"local-dir:{folder}")
+        return create(f"local-dir:{folder}", device=device)
     with as_file(files("filters") / "weights") as folder:
         register_config(folder / f"{BUNDLED}.json")
-        return create(BUNDLED, str(folder / f"{BUNDLED}.safetensors"), **BUNDLED_PREPROCESS)
+        weights = str(folder / f"{BUNDLED}.safetensors")
+        return create(BUNDLED, weights, device, **BUNDLED_PREPROCESS)
 
 
 def network_folder(model: str) -> Path | None:
@@ -129,7 +133,7 @@ def scorer(
         batch: the default of the device, if not given.
         bf16: on GPUs that have it, if not given. Scores are then off by up to about 0.002.
     """
-    clip = load_clip(model, pretrained)
+    clip = load_clip(model, pretrained, _device())
     import torch
 
     kind = torch.device(clip.device).type
@@ -221,11 +225,14 @@ def _safe_weights(model: str, pretrained: str | None) -> str:
     return pretrained
 
 
-def create(model: str, pretrained: str | None = None, **preprocess: Any) -> ClipModel:
+def create(
+    model: str, pretrained: str | None = None, device: str | None = None, **preprocess: Any
+) -> ClipModel:
     """Any model that open_clip knows; one without weights has random ones."""
     import open_clip
+    import torch
 
-    device = _device()
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     network, _, transform = open_clip.create_model_and_transforms(
         model, pretrained=pretrained, device=device, **preprocess
     )
