@@ -6,7 +6,6 @@ are safetensors and the rest is JSON, so that reading a stranger's checkpoint ru
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import safetensors.torch
@@ -15,35 +14,11 @@ from torch import Tensor, nn
 
 from shards import storage
 from shards.storage import Location
-from trainer.config import TrainConfig
 
 FOLDER = "checkpoints"
 MODEL = "model.safetensors"
 OPTIMISER = "optimiser.safetensors"
 STATE = "state.json"
-# Changing one of these does not change the weights that a run arrives at.
-FREE = {"name", "storage", "shards", "out", "cache_sequences"} | {
-    "checkpoint_every",
-    "log_every",
-    "eval_every",
-    "eval_batches",
-}
-
-
-@dataclass(frozen=True)
-class TrainState:
-    """Where a run stands. `consumed` is the whole state of the data."""
-
-    step: int  # updates done
-    consumed: int  # sequences, of all ranks
-    seen: Mapping[str, int]  # sequences by corpus
-    first_loss: float  # held out, before the first update
-
-
-def identity(config: TrainConfig, manifest_sha256: str) -> dict[str, Any]:
-    """What must be equal for one run to continue another: the config and the data's content."""
-    values = config.model_dump(mode="json", exclude=FREE)
-    return values | {"manifest_sha256": manifest_sha256}
 
 
 def folder_of(out: Location, step: int) -> Location:
@@ -55,14 +30,18 @@ def save(
     out: Location,
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
-    state: TrainState,
-    run: dict[str, Any],
+    state: Mapping[str, Any],
+    run: Mapping[str, Any],
 ) -> None:
-    """Writes a checkpoint; an interrupted save leaves none. `run` is the run's `identity`."""
-    folder = folder_of(out, state.step)
+    """Writes a checkpoint; an interrupted save leaves none.
+
+    `state` is JSON and has "step", the updates done. `run` is what must be equal for one run to
+    continue another.
+    """
+    folder = folder_of(out, state["step"])
     _save_tensors(folder / MODEL, model.state_dict())
     _save_tensors(folder / OPTIMISER, _optimiser_tensors(model, optimiser))
-    storage.write_json(folder / STATE, {"state": asdict(state), "run": run})
+    storage.write_json(folder / STATE, {"state": dict(state), "run": dict(run)})
 
 
 def _save_tensors(place: Location, tensors: Mapping[str, Tensor]) -> None:
@@ -80,22 +59,23 @@ def latest(out: Location) -> Location | None:
 
 
 def load(
-    folder: Location, model: nn.Module, optimiser: torch.optim.Optimizer, run: dict[str, Any]
-) -> TrainState:
-    """Puts the weights and the optimiser back as `save` found them.
+    folder: Location, model: nn.Module, optimiser: torch.optim.Optimizer, run: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Puts the weights and the optimiser back as `save` found them; returns the state.
 
     Raises:
         ValueError: the checkpoint is of another run; the message names what differs.
     """
     stored = storage.read_json(folder / STATE)
-    if changed := sorted(k for k in run | stored["run"] if run.get(k) != stored["run"].get(k)):
+    if changed := sorted(k for k in {**run, **stored["run"]} if run.get(k) != stored["run"].get(k)):
         raise ValueError(
             f"{folder} was trained with another {', '.join(changed)}: "
             "start fresh, or write to another folder"
         )
     model.load_state_dict(_load_tensors(folder / MODEL))
     _restore_optimiser(model, optimiser, _load_tensors(folder / OPTIMISER))
-    return TrainState(**stored["state"])
+    state: dict[str, Any] = stored["state"]
+    return state
 
 
 def _load_tensors(place: Location) -> dict[str, Tensor]:

