@@ -354,9 +354,9 @@ def _train_demo(recipe: "Recipe") -> tuple[float, float] | None:
     return result["first_loss"], result["last_loss"]
 
 
-def _trainer(arguments: list[str]) -> int:
+def _trainer(arguments: list[str], module: str = "trainer") -> int:
     """Train in a process of its own: pipelines never load the trainer."""
-    return subprocess.call([sys.executable, "-m", "trainer", *arguments])  # noqa: S603
+    return subprocess.call([sys.executable, "-m", module, *arguments])  # noqa: S603
 
 
 @app.command(
@@ -373,6 +373,16 @@ def train(
     """Train the reference model on shards; goes on from its last checkpoint."""
     options = [word for assignment in assignments or [] for word in ("--set", assignment)]
     raise typer.Exit(_trainer([str(config), *options, *(["--fresh"] if fresh else [])]))
+
+
+@app.command(
+    "train-filter",
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+)
+def train_filter(context: typer.Context) -> None:
+    """Train a CLIP network that filters on one's own pairs; --help has its options."""
+    raise typer.Exit(_trainer(context.args, "trainer.train_filter"))
 
 
 @app.command(

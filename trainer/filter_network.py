@@ -39,7 +39,6 @@ from trainer.pairs import PairsError, Split, read_image
 from trainer.ranks import Ranks
 from trainer.separation import separation
 
-FIGURES = "training.json"
 METRICS = "metrics.jsonl"
 WARMUP = 0.1  # of the steps
 SMALLEST_CROP = 0.9  # of a picture's area, as open_clip crops by default
@@ -161,7 +160,8 @@ def in_parallel(towers: Towers, settings: Settings, ranks: Ranks) -> nn.Module:
     if ranks.world == 1:
         return towers
     if ranks.device.type == "cuda" and not settings.from_weights:
-        towers.network = nn.SyncBatchNorm.convert_sync_batchnorm(towers.network)
+        convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm
+        towers.network = convert(towers.network)
     return nn.parallel.DistributedDataParallel(towers)
 
 
@@ -240,7 +240,7 @@ def narrow(ranks: Ranks) -> AbstractContextManager[Any]:
 
 
 def turns(settings: Settings, ranks: Ranks, count: int, start: int) -> Iterator[list[Turn]]:
-    """This device's share of the batch of every step from `start` on.
+    """Of the batch of every step from `start` on the share of this device.
 
     An epoch is a permutation by the seed, and its last pairs that fill no batch are left out.
     """

@@ -12,10 +12,12 @@ from torch import Tensor, distributed
 CHUNK = 64  # rows that a network sees at once when nothing is learned from them
 PATIENCE = timedelta(hours=12)  # for the first process, which alone reads and hashes the pairs
 
+Encode = Callable[[list[list[int]]], Iterator[Tensor]]  # chunks of row numbers to rows [n, d]
+
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among the others, and the device that it computes on."""
+    """A process among the others, and the device that it computes on."""
 
     rank: int
     world: int
@@ -27,7 +29,7 @@ class Ranks:
         return self.rank == 0
 
     def share(self, batch: list[int]) -> list[int]:
-        """This process's part of a batch of all."""
+        """The part of everyone's batch that is for this process."""
         size = len(batch) // self.world
         return batch[self.rank * size : (self.rank + 1) * size]
 
@@ -73,16 +75,14 @@ def joined(device: str | None = None) -> Iterator[Ranks]:
         int(os.environ.get(name, default))
         for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
     )
-    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if kind == "cuda":
+    on_gpu = (device or ("cuda" if torch.cuda.is_available() else "cpu")) == "cuda"
+    if on_gpu:
         torch.cuda.set_device(local)
     if world > 1:
-        backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
+        backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
         distributed.init_process_group(backend, timeout=PATIENCE)
     try:
-        yield Ranks(
-            rank, world, torch.device(kind, local) if kind == "cuda" else torch.device(kind)
-        )
+        yield Ranks(rank, world, torch.device("cuda", local) if on_gpu else torch.device("cpu"))
     finally:
         if world > 1:
             distributed.destroy_process_group()
