@@ -22,21 +22,26 @@ def measure(picture: Image.Image) -> dict[str, Any]:
     `contrast` is the standard deviation of grey, 0 to 127.5; `uniformity` the largest share of
     pixels within 16 neighbouring levels of grey, 1/16 to 1.
     """
-    import imagehash  # not among what a reader of shards installs
-
     small = shrunk(picture)
     grey = np.asarray(small)
     levels = np.array(small.histogram())
-    # The size that imagehash would bring it to by itself, which takes most of its time.
-    thumb = small.resize((32, 32), Image.Resampling.LANCZOS, reducing_gap=2.0)
     return {
-        "phash": str(imagehash.phash(thumb)),
+        "phash": phash(small),
         "tint": tint(picture),
         "contrast": _deviation(levels),
         "uniformity": float(np.convolve(levels, np.ones(NEAR_LEVELS)).max() / grey.size),
         "sharpness": sharpness(grey),
         "text_share": text_share(grey),
     }
+
+
+def phash(small: Image.Image) -> str:
+    """The perceptual hash of a picture as `shrunk` gives it: 64 bits as 16 hex digits."""
+    import imagehash  # not among what a reader of shards installs
+
+    # The size that imagehash would bring it to by itself, which takes most of its time.
+    thumb = small.resize((32, 32), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    return str(imagehash.phash(thumb))
 
 
 def shrunk(picture: Image.Image) -> Image.Image:

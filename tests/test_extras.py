@@ -211,7 +211,12 @@ def test_a_plain_install_reads_a_run(plain: Environment, small_run: Recipe):
 
 @pytest.mark.parametrize(
     ("command", "extra"),
-    [("run", "pipelines"), ("run --dry-run", "pipelines"), ("train", "trainer")],
+    [
+        ("run", "pipelines"),
+        ("run --dry-run", "pipelines"),
+        ("train", "trainer"),
+        ("train-filter --out x", "trainer"),
+    ],
 )
 def test_a_plain_install_names_the_extra_that_a_command_needs(
     plain: Environment, command: str, extra: str, tmp_path: Path
