@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from configs.reading import ConfigError
 from pipelines import alike, dedupe, keys, near
-from pipelines.config import Dedupe, Near
+from pipelines.config import Dedupe, Near, NearImage, Semantic
 from pipelines.dataflow import shuffles
 from pipelines.stage import Place
 from shards import ledger, schema
@@ -413,8 +413,10 @@ def test_nothing_but_tables_crosses_the_shuffles_of_links(tmp_path: Path):
     finished = ledger.current(known / "web" / "dedupe")
     against = near.Job(BASES[1], (near.Finished("first", finished, 1),))
     verified = near.Job(Dedupe(exact=["url"], near=Near(verify=0.8)), ())
-    for job in (against, verified):
-        place = Place("web/dedupe", tmp_path, tmp_path / "out", (finished,), (), 3)
+    alike = near.Job(Dedupe(near_image=NearImage()), ())
+    meant = near.Job(Dedupe(semantic=Semantic()), ())
+    for job in (against, verified, alike, meant):
+        place = Place("web/dedupe", tmp_path, tmp_path / "out", (finished,), (finished,), 3)
         pipeline = beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"]))
         graph = near.next_job(place, job)
         assert graph is not None
