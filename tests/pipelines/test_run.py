@@ -113,6 +113,7 @@ def test_changed_code_runs_the_stages_whose_rules_import_it(
     why = to_run(small_run)
     assert {name for name, reason in why.items() if "code" in reason} == {
         "captions/dedupe",
+        "interleaved/copies",
         "interleaved/dedupe",
         "text/dedupe",
     }
