@@ -131,7 +131,8 @@ def scorer(
         model: as of `load_clip`, whose errors it raises too.
         pretrained: likewise.
         batch: the default of the device, if not given.
-        bf16: on GPUs that have it, if not given. Scores are then off by up to about 0.002.
+        bf16: on GPUs that have it, if not given. The bundled network's scores are then off by
+            0.003 on average and by 0.01 at most, of 32 pairs of the sample.
     """
     clip = load_clip(model, pretrained, _device())
     import torch
