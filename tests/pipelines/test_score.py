@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from PIL import Image
 
 from configs.reading import ConfigError
@@ -22,6 +23,10 @@ from shards import ledger, schema
 from shards.images import open_image, store_images
 from shards.storage import read_table, write_table
 from tests.pipelines.by_hand import run_stage, source, write_stage
+from tests.trainer.networks import shape_pairs, tiny_network
+from trainer.filter_network import Options, Settings, train
+from trainer.pairs import read_pairs, split
+from trainer.ranks import Ranks
 
 RED, BLUE = "http://a.example/red.png", "http://a.example/blue.png"
 
@@ -151,6 +156,24 @@ def test_the_bundled_model_scores_pairs_as_it_does_by_itself(
     assert found == pytest.approx(expected.tolist(), abs=1e-4)
     assert named(place, 0) == [[("similarity", score)] for score in found[:2]]
     assert named(place, 2) == [[]]  # no picture, no score
+
+
+def test_a_network_that_was_trained_scores_as_the_recipe_s_model(
+    tmp_path: Path, given: tuple[Path, Path]
+):
+    start = tiny_network(tmp_path / "start")
+    pairs = split(read_pairs([str(shape_pairs(tmp_path / "pairs"))]).pairs)
+    settings = Settings(steps=4, batch=16, model=str(start), learning_rate=1e-2)
+    alone = Ranks(0, 1, torch.device("cpu"))
+    train(settings, Options(), pairs, tmp_path / "trained", alone)
+    pictures = [open_image(square(colour)) for colour in ("red", "blue", "red")]
+    found = []
+    for model in (tmp_path / "trained", start):
+        expected = pair_scores(load_clip(str(model)), pictures, ["red", "blue", "blue"])
+        place = run(tmp_path / f"run of {model.name}", given, Clip(model=str(model)))
+        found.append([s for part in (0, 3) for s in scores(place, part) if s is not None])
+        assert found[-1] == pytest.approx(expected.tolist(), abs=1e-4)
+    assert found[0] != pytest.approx(found[1], abs=1e-3)
 
 
 def test_scores_do_not_depend_on_how_documents_are_grouped(tmp_path: Path):
