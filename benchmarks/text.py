@@ -89,7 +89,7 @@ def compare_filters(source: str | None, n: int) -> dict[str, float]:
         python = peers.environment("datatrove", DATATROVE)
         script = Path(__file__).parent / "text_datatrove.py"
         run([sys.executable, __file__, "--measure", read, ours])
-        run([python, script, read, language.model_file(), theirs])
+        run([python, script, read, language.MODEL, theirs])
         return report(n, json.loads(ours.read_text()), json.loads(theirs.read_text()))
 
 

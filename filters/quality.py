@@ -6,16 +6,15 @@ one from two folders of texts.
 """
 
 from collections.abc import Sequence
-from functools import cache
-from importlib.resources import as_file, files
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from filters.classifiers import PREFIX, WEIGHTS, classifier
+
 BUNDLED = "mixwright-quality"
-PREFIX = "__label__"
+BUNDLED_FILE = WEIGHTS / f"{BUNDLED}.ftz"
 GOOD, BAD = "good", "bad"
 
 
@@ -35,8 +34,8 @@ def quality(texts: Sequence[str], model: str = BUNDLED, label: str = GOOD) -> ND
         ModuleNotFoundError: where the extra "pipelines" is not installed.
         ValueError: the file is no fastText model.
     """
-    classifier = loaded(model)
-    found = [_probability(classifier, one_line(text), PREFIX + label) for text in texts]
+    fitted = classifier(BUNDLED_FILE if model == BUNDLED else model)
+    found = [_probability(fitted, one_line(text), PREFIX + label) for text in texts]
     # The model's sums may round to a little more than 1.
     return np.clip(np.array(found, np.float32), 0, 1).round(4)
 
@@ -46,22 +45,8 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _probability(classifier: Any, line: str, label: str) -> float:
+def _probability(fitted: Any, line: str, label: str) -> float:
     if not line:
         return 0.0
-    labels, scores = classifier.predict(line, k=-1)
+    labels, scores = fitted.predict(line, k=-1)
     return float(dict(zip(labels, scores, strict=True)).get(label, 0.0))
-
-
-@cache
-def loaded(model: str) -> Any:
-    """A classifier, once a process; `quality` says what it may be."""
-    if find_spec("fasttext") is None:
-        needed = 'quality classifiers need an extra: pip install "mixwright[pipelines]"'
-        raise ModuleNotFoundError(needed, name="fasttext")
-    import fasttext
-
-    if model != BUNDLED:
-        return fasttext.load_model(model)
-    with as_file(files("filters") / "weights" / f"{BUNDLED}.ftz") as path:
-        return fasttext.load_model(str(path))

@@ -4,7 +4,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,9 @@ from numpy.typing import NDArray
 
 from configs.reading import ConfigError
 from filters.flagged import ENGLISH, flagged_share
-from filters.language import identify
+from filters.language import MODEL, identify
 from filters.perplexity import perplexities
-from filters.quality import BUNDLED, quality
+from filters.quality import BUNDLED, BUNDLED_FILE, quality
 from pipelines.config import FlaggedWords, Perplexity, Quality
 from pipelines.inputs import lines
 from pipelines.stage import Part, Stage, map_parts
@@ -31,7 +30,7 @@ def language_stage(name: str, source: Stage) -> Stage:
     return Stage(
         name,
         partial(map_parts, work=_identify),
-        {},
+        sha256_file(MODEL),
         ("pipelines.scoring",),
         inputs=(source.name,),
     )
@@ -66,7 +65,11 @@ def quality_stage(name: str, source: Stage, options: Quality, storage: StorageOp
     """How probable it is that a classifier's good label is each document's."""
     if options.model == BUNDLED:
         return _score_stage(
-            name, source, "quality", partial(quality, label=options.label), _bundled_digest()
+            name,
+            source,
+            "quality",
+            partial(quality, label=options.label),
+            sha256_file(BUNDLED_FILE),
         )
     (model,) = _located("corpora.text.steps.quality.model", [options.model], storage)
     measure = partial(_quality, model=model, label=options.label)
@@ -112,11 +115,6 @@ def _score_stage(
 def _measure(documents: pa.Table, part: int, score: str, measure: Measure) -> Part:
     values = measure(schema.texts(documents))
     return schema.with_score(documents, score, values), schema.DROP.empty_table()
-
-
-def _bundled_digest() -> str:
-    with as_file(files("filters") / "weights" / f"{BUNDLED}.ftz") as path:
-        return sha256_file(path)
 
 
 def _located(key: str, places: Sequence[str], storage: StorageOptions) -> list[Location]:

@@ -4,14 +4,12 @@ Trained with one thread and a seed, so that the same texts give the same file, b
 tenth of the texts, chosen by hash, is kept out to measure the classifier on.
 """
 
-import ctypes
 import gzip
 import hashlib
 import io
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.reading import ConfigError
-from filters.quality import BAD, GOOD, PREFIX, one_line, quality
+from filters.classifiers import PREFIX, library
+from filters.quality import BAD, GOOD, one_line, quality
 from shards.storage import Location, exists, location, names, open_stream, read_table, write_atomic
 
 HELD_OUT = 10  # one text in so many
 RATE = 0.5  # of learning, to begin with
-M_PERTURB = -6  # of glibc's malloc.h
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def train(
     Raises:
         ConfigError: a collection is too small or is none, `out` has another ending, or training
             diverged.
-        ModuleNotFoundError: where the extra "train-quality" is not installed.
+        ModuleNotFoundError: where the extra "pipelines" is not installed.
     """
     if not out.endswith((".bin", ".ftz")):
         raise ConfigError(f"{out}: a model's file ends in .bin, or in .ftz if it is quantised")
@@ -104,11 +102,10 @@ def _corpus(kinds: Sequence[list[str]]) -> str:
 
 
 def _fit(corpus: Path, model: Path, features: int, **options: int) -> None:
-    train_supervised = _trainer()
     common: dict[str, Any] = {"lr": RATE, "thread": 1, "verbose": 0}
     try:
-        with _zeroed_memory():
-            fitted = train_supervised(str(corpus), wordNgrams=2, minCount=2, **common, **options)
+        train_supervised = library().train_supervised
+        fitted = train_supervised(str(corpus), wordNgrams=2, minCount=2, **common, **options)
         if model.suffix == ".ftz":
             again = {"input": str(corpus), "retrain": True} if features else {}
             epoch = options["epoch"]
@@ -116,33 +113,6 @@ def _fit(corpus: Path, model: Path, features: int, **options: int) -> None:
     except RuntimeError as error:
         raise ConfigError(f"training failed: {error} Fewer epochs may help") from error
     fitted.save_model(str(model))
-
-
-@contextmanager
-def _zeroed_memory() -> Iterator[None]:
-    """Let malloc give zeroes. fastText 0.9 needs it to train with one thread in a defined way.
-
-    It draws a tenth of its vectors in each of ten threads, and with one thread leaves the others
-    as the memory happens to be. Its wheels are for glibc, which has had this call since 2.4.
-    """
-    malloc = ctypes.CDLL(None)
-    malloc.mallopt(M_PERTURB, 255)  # new memory is the complement of this byte
-    try:
-        yield
-    finally:
-        malloc.mallopt(M_PERTURB, 0)
-
-
-def _trainer() -> Any:
-    try:
-        import fasttext
-
-        return fasttext.train_supervised
-    except (ModuleNotFoundError, AttributeError):  # the predictor alone has the same name
-        raise ModuleNotFoundError(
-            "training needs an extra, in an environment of its own, because its fastText and "
-            'the pipelines\' cannot be installed together: pip install "mixwright[train-quality]"'
-        ) from None
 
 
 def _figures(good: NDArray[np.float32], bad: NDArray[np.float32]) -> tuple[float, float, float]:

@@ -19,6 +19,8 @@ from types import FrameType
 
 import psutil
 
+from tests.tools import lacking
+
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ("java", "mvn")
 
@@ -39,13 +41,8 @@ def missing_tools() -> list[str]:
 
 def require_java() -> None:
     """Skip the test without Java and Maven, or fail it where tools are required."""
-    import pytest  # not what `make spark` waits for
-
     if missing := missing_tools():
-        message = f"not on PATH: {', '.join(missing)}: apt-get install default-jre-headless maven"
-        if os.environ.get("MIXWRIGHT_REQUIRE_TOOLS"):
-            pytest.fail(message)
-        pytest.skip(message)
+        lacking(f"not on PATH: {', '.join(missing)}: apt-get install default-jre-headless maven")
 
 
 def assemble(name: str, pom: Path) -> Path:

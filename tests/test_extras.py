@@ -52,7 +52,7 @@ OPTIONS = {
     "filters/perplexity.py: kenlm",
     "filters/perplexity.py: sentencepiece",
 }
-OPTIONAL_EXTRAS = {"nsfw", "perplexity", "train-quality", "trafilatura"}
+OPTIONAL_EXTRAS = {"nsfw", "perplexity", "trafilatura"}
 
 IMPORT_ALL = """
 import importlib, json, pkgutil, sys

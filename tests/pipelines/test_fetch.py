@@ -629,7 +629,7 @@ def test_a_host_that_keeps_failing_is_left_alone(web: Web, options: FetchOptions
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
     """A self-signed certificate for a.test and its key, as one PEM file."""
-    x509 = pytest.importorskip("cryptography.x509")
+    from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 

@@ -4,7 +4,6 @@ import gzip
 import json
 from pathlib import Path
 
-import fasttext
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,11 +18,6 @@ from filters.quality import quality
 from pipelines.cli import app
 from pipelines.train_quality import Trained, _corpus, _split, _texts, auc, train
 
-trains = pytest.mark.skipif(
-    not hasattr(fasttext, "train_supervised"),
-    reason="needs the extra train-quality, whose fastText cannot stand beside the pipelines'",
-)
-
 
 def write(folder: Path, word: str, count: int = 60) -> Path:
     folder.mkdir()
@@ -32,7 +26,6 @@ def write(folder: Path, word: str, count: int = 60) -> Path:
     return folder
 
 
-@trains
 def test_a_trained_classifier_tells_the_kinds_apart(tmp_path: Path):
     good, bad = write(tmp_path / "good", "kitten"), write(tmp_path / "bad", "virus")
     out = tmp_path / "model.bin"
@@ -44,7 +37,6 @@ def test_a_trained_classifier_tells_the_kinds_apart(tmp_path: Path):
     assert kitten > 0.5 > virus
 
 
-@trains
 @pytest.mark.parametrize("name", ["model.bin", "model.ftz"])
 def test_the_same_texts_give_the_same_bytes(tmp_path: Path, name: str):
     good, bad = write(tmp_path / "good", "kitten"), write(tmp_path / "bad", "virus")
@@ -54,15 +46,6 @@ def test_the_same_texts_give_the_same_bytes(tmp_path: Path, name: str):
         train(str(good), str(bad), str(tmp_path / run / name), dimensions=4, pairs=1000)
         models.append((tmp_path / run / name).read_bytes())
     assert len(set(models)) == 1
-
-
-def test_without_the_trainer_the_error_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.delattr(fasttext, "train_supervised", raising=False)
-    good, bad = write(tmp_path / "good", "kitten"), write(tmp_path / "bad", "virus")
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "mixwright\[train-quality\]"'):
-        train(str(good), str(bad), str(tmp_path / "model.bin"))
 
 
 def test_texts_are_read_of_every_format(tmp_path: Path):

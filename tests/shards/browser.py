@@ -1,15 +1,15 @@
 """Opens a page in headless Chromium and tells what a user of it would have noticed."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
 from PIL import Image
+
+from tests.tools import lacking
 
 FLAGS = (
     "--headless",
@@ -49,10 +49,7 @@ def chromium() -> str:
     """The browser; without one the test is skipped, or fails where tools are required."""
     found = shutil.which("chromium") or shutil.which("chromium-browser")
     if found is None:
-        message = "no chromium on PATH: apt-get install chromium"
-        if os.environ.get("MIXWRIGHT_REQUIRE_TOOLS"):
-            pytest.fail(message)
-        pytest.skip(message)
+        lacking("no chromium on PATH: apt-get install chromium")
     return found
 
 

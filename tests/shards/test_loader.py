@@ -102,7 +102,8 @@ def test_forked_and_spawned_workers_read_the_same(folder: Path, method: str) -> 
 
 
 def test_a_torch_data_loader_reads_in_order_with_any_workers(folder: Path) -> None:
-    data = pytest.importorskip("torch.utils.data")
+    from torch.utils import data
+
     shards = loader.open_shards(folder)
     shards[0]
     for workers in (0, 2):
