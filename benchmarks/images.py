@@ -18,6 +18,7 @@ import json
 import os
 import resource
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -26,6 +27,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -179,10 +181,25 @@ def digest(path: Path) -> str:
     return sha256(path.read_bytes()).hexdigest()
 
 
+@cache
+def free_port() -> int:
+    """The same for all runs: the URLs, and what is ordered or named by them, depend on it."""
+    with socket.socket() as unused:
+        unused.bind((HOSTS[0], 0))
+        port: int = unused.getsockname()[1]
+        return port
+
+
 @contextmanager
 def serving(pictures: Path, drip: float = DRIP) -> Iterator[int]:
     """The port of a fresh server."""
-    command = [sys.executable, Path(__file__).parent / "images_server.py", pictures, str(drip)]
+    command = [
+        sys.executable,
+        Path(__file__).parent / "images_server.py",
+        pictures,
+        str(drip),
+        str(free_port()),
+    ]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
         assert server.stdin and server.stdout
         yield int(server.stdout.readline())

@@ -1,9 +1,10 @@
 """A web of pictures on 64 loopback addresses, as slow, failing and refusing as the real one.
 
-    python benchmarks/images_server.py FOLDER SECONDS
+    python benchmarks/images_server.py FOLDER SECONDS PORT
 
 serves the files of FOLDER, each under many URLs, at 127.0.1.1 to 127.0.1.64 and prints the port
-when it listens; it ends when its standard input does. What a URL does is in its path:
+when it listens (for 0, a free one); it ends when its standard input does. What a URL does is in its
+path:
 
 - `/ok/N.jpg` a picture, after a latency of its own: log-normal, 30 ms in the middle, 0.2 s at most;
 - `/missing/N.jpg` 404;
@@ -116,10 +117,10 @@ def end_with_stdin() -> None:
     os._exit(0)
 
 
-async def main(folder: Path, seconds: float) -> None:
+async def main(folder: Path, seconds: float, port: int) -> None:
     """Serve."""
     web = Web(folder, seconds)
-    server = await asyncio.start_server(web.connected, HOSTS[0], 0, backlog=512)
+    server = await asyncio.start_server(web.connected, HOSTS[0], port, backlog=512)
     port = server.sockets[0].getsockname()[1]
     others = [await asyncio.start_server(web.connected, h, port, backlog=512) for h in HOSTS[1:]]
     threading.Thread(target=end_with_stdin, daemon=True).start()
@@ -128,4 +129,4 @@ async def main(folder: Path, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), float(sys.argv[2])))
+    asyncio.run(main(Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])))
