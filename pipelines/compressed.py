@@ -11,6 +11,8 @@ from typing import Any, BinaryIO
 
 import zstandard
 
+from shards.storage import Location, open_stream
+
 SCAN = 1 << 20
 
 
@@ -57,6 +59,18 @@ def decompressed(
         return
     while start is not None:
         start = yield from _member(stream, start, codec)
+
+
+def whole(file: Location) -> bytes:
+    """All that a file holds, which its suffix may say is compressed.
+
+    Raises ValueError, which names the place, for a file that is damaged.
+    """
+    with open_stream(file) as stream:
+        pieces = list(decompressed(stream, CODECS.get(file.suffix)))
+    if damage := next((piece for piece in pieces if isinstance(piece, Damage)), None):
+        raise ValueError(f"{file}: {damage.message} at byte {damage.offset}")
+    return b"".join(piece for piece in pieces if isinstance(piece, bytes))
 
 
 def _member(

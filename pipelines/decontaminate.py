@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from configs.reading import ConfigError
 from filters.decontamination import Index, Overlap, contaminated, find, overlaps
+from pipelines.compressed import CODECS, whole
 from pipelines.config import Decontaminate, expand
 from pipelines.stage import (
     Pieces,
@@ -29,11 +30,10 @@ from pipelines.stage import (
     write_documents,
 )
 from shards import ledger, schema
-from shards.storage import Location, exists, read_bytes, read_table, write_table
+from shards.storage import Location, exists, read_table, write_table
 from shards.stores.options import StorageOptions
 
 KEY = "corpora.text.steps.decontaminate.files"
-COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 NGRAMS, ITEMS = "evaluation.ngrams.parquet", "evaluation.items.parquet"
 
 # How many documents of a part have an n-gram, which is named by its row in the index.
@@ -184,7 +184,7 @@ def read_items(file: Location, fields: Sequence[str] = ()) -> Iterator[str]:
     """
     kind = _format(file)
     try:
-        for row in FORMATS[kind](_content(file)):
+        for row in FORMATS[kind](whole(file)):
             some = fields and kind != ".txt"
             yield from _strings({k: v for k, v in row.items() if k in fields} if some else row)
     except (ValueError, AttributeError) as error:
@@ -202,16 +202,7 @@ def _strings(value: Any) -> Iterator[str]:
 def _format(file: Location) -> str:
     """The suffix that tells what a file holds."""
     name = PurePosixPath(file.name)
-    return PurePosixPath(name.stem).suffix if name.suffix in COMPRESSED else name.suffix
-
-
-def _content(file: Location) -> bytes:
-    codec = COMPRESSED.get(file.suffix)
-    data = read_bytes(file)
-    if codec is None:
-        return data
-    plain: bytes = pa.CompressedInputStream(pa.BufferReader(data), codec).read()
-    return plain
+    return PurePosixPath(name.stem).suffix if name.suffix in CODECS else name.suffix
 
 
 def _text(data: bytes) -> io.StringIO:

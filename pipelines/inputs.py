@@ -17,7 +17,7 @@ from urllib.parse import quote
 import pyarrow as pa
 
 from configs.reading import ConfigError
-from pipelines.compressed import CODECS, Damage, decompressed
+from pipelines.compressed import CODECS, Damage, decompressed, whole
 from pipelines.config import Pages, expand
 from pipelines.records import Lost, Page, Record
 from pipelines.rows import read_jsonl, read_parquet
@@ -228,8 +228,4 @@ def lines(files: Sequence[Location]) -> Iterator[str]:
     Raises ValueError for a file that is damaged or not in UTF-8.
     """
     for file in files:
-        with open_stream(file) as stream:
-            pieces = list(decompressed(stream, CODECS.get(file.suffix)))
-        if damage := next((piece for piece in pieces if isinstance(piece, Damage)), None):
-            raise ValueError(f"{file}: {damage.message} at byte {damage.offset}")
-        yield from b"".join(p for p in pieces if isinstance(p, bytes)).decode().splitlines()
+        yield from whole(file).decode().splitlines()

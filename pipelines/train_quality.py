@@ -4,9 +4,7 @@ Trained with one thread and a seed, so that the same texts give the same file, b
 tenth of the texts, chosen by hash, is kept out to measure the classifier on.
 """
 
-import gzip
 import hashlib
-import io
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -20,7 +18,8 @@ from numpy.typing import NDArray
 from configs.reading import ConfigError
 from filters.classifiers import PREFIX, library
 from filters.quality import BAD, GOOD, one_line, quality
-from shards.storage import Location, exists, location, names, open_stream, read_table, write_atomic
+from pipelines.compressed import whole
+from shards.storage import Location, exists, location, names, read_table, write_atomic
 
 HELD_OUT = 10  # one text in so many
 RATE = 0.5  # of learning, to begin with
@@ -148,24 +147,16 @@ def _read(file: Location) -> Iterator[str]:
         yield from filter(None, read_table(file, ["text"])["text"].to_pylist())
         return
     lines = file.name.removesuffix(".gz").removesuffix(".zst").endswith(".jsonl")
-    with open_stream(file) as stream:
-        opened = io.TextIOWrapper(_decompressed(stream, file.suffix), encoding="utf-8")
-        if not lines:
-            yield opened.read()
-            return
-        for number, line in enumerate(opened, 1):
-            if line.strip():
-                yield _text_of(line, f"{file}, line {number}")
-
-
-def _decompressed(stream: Any, suffix: str) -> Any:
-    if suffix == ".gz":
-        return gzip.GzipFile(fileobj=stream)
-    if suffix == ".zst":
-        from zstandard import ZstdDecompressor
-
-        return io.BufferedReader(ZstdDecompressor().stream_reader(stream))
-    return stream
+    try:
+        text = whole(file).decode()
+    except ValueError as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from error
+    if not lines:
+        yield text
+        return
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield _text_of(line, f"{file}, line {number}")
 
 
 def _text_of(line: str, where: str) -> str:

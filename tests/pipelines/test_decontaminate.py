@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -154,9 +155,10 @@ def test_columns_and_lines(kind: str, tmp_path: Path):
     assert list(read_items(file, ["q"])) == ["A question?", "Ünï"]
 
 
-def test_gzip_of_several_members(tmp_path: Path):
-    file = tmp_path / "items.txt.gz"
-    file.write_bytes(gzip.compress(b"one\n") + gzip.compress(b"two\n"))
+@pytest.mark.parametrize(("suffix", "pack"), [("gz", gzip.compress), ("zst", zstandard.compress)])
+def test_a_file_of_several_members(tmp_path: Path, suffix: str, pack: Callable[[bytes], bytes]):
+    file = tmp_path / f"items.txt.{suffix}"
+    file.write_bytes(pack(b"one\n") + pack(b"two\n"))
     assert list(read_items(file)) == ["one", "two"]
 
 

@@ -52,7 +52,8 @@ def test_texts_are_read_of_every_format(tmp_path: Path):
     lines = "".join(json.dumps({"text": text}) + "\n" for text in ("one\ntwo", "", "three"))
     (tmp_path / "a.jsonl").write_text(lines + "\n")
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
-    (tmp_path / "c.jsonl.zst").write_bytes(ZstdCompressor().compress(lines.encode()))
+    frames = [ZstdCompressor().compress(line.encode()) for line in lines.splitlines(keepends=True)]
+    (tmp_path / "c.jsonl.zst").write_bytes(b"".join(frames))
     pq.write_table(pa.table({"text": ["one\ntwo", None, "three"]}), tmp_path / "d.parquet")
     for name in ("a.jsonl", "b.jsonl.gz", "c.jsonl.zst", "d.parquet"):
         assert _texts(tmp_path / name) == ["one two", "three"]
@@ -74,6 +75,12 @@ def test_a_line_that_is_no_text_is_named(tmp_path: Path, line: str, message: str
     (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n' + line + "\n")
     with pytest.raises(ConfigError, match=message):
         _texts(tmp_path / "a.jsonl")
+
+
+def test_a_damaged_file_is_named(tmp_path: Path):
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"text": "fine"}\n')[:-4])
+    with pytest.raises(ConfigError, match=r"a.jsonl.gz: the file ends inside a compressed member"):
+        _texts(tmp_path / "a.jsonl.gz")
 
 
 def test_too_little_is_refused(tmp_path: Path):
