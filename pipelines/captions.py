@@ -13,7 +13,8 @@ from pipelines.records import Lost, lost_row
 from pipelines.stage import Part, Place, Stage
 from pipelines.tables import Row, Slice, read_slice, slices
 from shards import ledger, schema
-from shards.storage import Location
+from shards.ledger import part_name
+from shards.storage import Location, write_table
 from shards.stores.options import StorageOptions
 
 
@@ -22,7 +23,7 @@ def read_stage(name: str, sources: Sequence[Tables], storage: StorageOptions) ->
     parts = [part for tables, key in _named(sources) for part in slices(tables, key, storage)]
     return Stage(
         name,
-        partial(_read, parts=parts),
+        partial(_read, parts=parts, adopts=any(tables.adopts for tables in sources)),
         [tables.model_dump() for tables in sources],
         ("pipelines.captions", "pipelines.tables", "pipelines.rows", "pipelines.compressed"),
         files=tuple(dict.fromkeys(_files(parts))),
@@ -41,16 +42,19 @@ def _files(parts: Sequence[Slice]) -> Iterator[Location]:
     return (part.file for part in parts)
 
 
-def _read(numbers: Any, place: Place, parts: Sequence[Slice]) -> Any:
-    return numbers | "read" >> beam.Map(_read_part, place, parts)
+def _read(numbers: Any, place: Place, parts: Sequence[Slice], adopts: bool) -> Any:
+    return numbers | "read" >> beam.Map(_read_part, place, parts, adopts)
 
 
-def _read_part(number: int, place: Place, parts: Sequence[Slice]) -> int:
+def _read_part(number: int, place: Place, parts: Sequence[Slice], adopts: bool) -> int:
     with place.clock():
         if not place.has(number):
             part = parts[number]
-            documents, drops = pairs(read_slice(part), part.tables, str(part.file))
+            rows = list(read_slice(part))
+            documents, drops = pairs(rows, part.tables, str(part.file))
             read = pa.concat_tables([documents.select(["id"]), drops.select(["id"])])
+            if adopts:
+                write_table(place.out / "index" / f"{part_name(number)}.parquet", adopted(rows))
             place.write(
                 number,
                 documents,
@@ -59,6 +63,15 @@ def _read_part(number: int, place: Place, parts: Sequence[Slice]) -> int:
                 kept={"document": documents.num_rows},
             )
     return number
+
+
+def adopted(rows: Iterable[tuple[int, Row | Lost]]) -> pa.Table:
+    """Rows of `schema.IMAGE`, one a URL, of the pictures that rows of WebDataset shards hold."""
+    known: dict[str, Any] = {}
+    for _, row in rows:
+        if not isinstance(row, Lost) and "picture" in row:
+            known.setdefault(row["url"], {"url": row["url"]} | row["picture"])
+    return pa.Table.from_pylist(list(known.values()), schema=schema.IMAGE)
 
 
 def pairs(rows: Iterable[tuple[int, Row | Lost]], tables: Tables, file: str) -> Part:

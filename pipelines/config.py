@@ -106,11 +106,15 @@ class Synthetic(Strict):
 
 
 class Tables(Strict):
-    """A source of image URLs and their captions, in tables; `a.b` is field `b` of column `a`."""
+    """A source of image URLs and their captions, in tables; `a.b` is field `b` of column `a`.
+
+    Or of WebDataset shards, whose pictures stay where they are; columns are fields of the samples'
+    .json, and `txt` is their .txt.
+    """
 
     files: list[str] = Field(min_length=1)  # paths; a pattern such as data/*.parquet is expanded
     # By each file's suffix, if not given; CSV, TSV and JSONL may be .gz or .zst on top.
-    format: Literal["parquet", "csv", "tsv", "jsonl"] | None = None
+    format: Literal["parquet", "csv", "tsv", "jsonl", "tar"] | None = None
     url: str | None = None  # the column of the image's URL; known by its name, if not given
     text: str | None = None  # the column of the caption; known by its name, if not given
     source: str = "captions"  # the name of the data set
@@ -121,8 +125,13 @@ class Tables(Strict):
     default_licence: str | None = None  # of rows that do not name theirs
     extra: list[str] | Literal["all"] = []  # further columns to carry along into the shards
     synthetic: Synthetic | None = None
-    rows_per_part: Positive = 1000
+    rows_per_part: Positive = 1000  # a tar is a part
     max_bytes: Positive = 1_000_000  # of a row
+
+    @property
+    def adopts(self) -> bool:
+        """Whether pictures are there already."""
+        return self.format == "tar" or any(file.endswith(".tar") for file in self.files)
 
 
 class Columns(Strict):
@@ -524,6 +533,11 @@ class Corpus(Strict):
     steps: list[Step] = []
     measure_all: bool = False  # let filters measure what others have dropped, for `mixwright tune`
 
+    @property
+    def adopts(self) -> bool:
+        """Whether pictures are there before any is downloaded."""
+        return False
+
     @model_validator(mode="after")
     def _scores_are_there(self) -> "Corpus":
         for number, step in enumerate(self.steps):
@@ -570,6 +584,11 @@ class Captions(Pictured):
     """Image-caption pairs, of one source or a list of them."""
 
     read: Annotated[list[Tables], BeforeValidator(_as_list), Field(min_length=1)]
+
+    @property
+    def adopts(self) -> bool:
+        """Whether pictures of any source are there already."""
+        return any(tables.adopts for tables in self.read)
 
     @property
     def sources(self) -> dict[str, float | None]:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from pipelines.batches import Chain, Target, chains, fetch_partition, host_of, in_order
 from pipelines.config import Download
 from pipelines.fetch import TEMPORARY, FetchOptions
-from pipelines.images import drop_images
+from pipelines.images import drop_images, read_index
 from pipelines.stage import Pieces, Place, Stage, by_part, partitions, scatter, write_documents
 from shards import schema
 from shards.images import Resize
@@ -35,8 +35,13 @@ RUNTIME_ONLY = {
 }
 
 
-def download_stage(name: str, source: Stage, options: Download) -> Stage:
-    """Fetch every image of the documents of `source` into the image store."""
+def download_stage(
+    name: str, source: Stage, options: Download, adopting: Stage | None = None
+) -> Stage:
+    """Fetch every image of the documents of `source` into the image store.
+
+    Those that the stage `adopting` has an index of are passed on, and stay where they are.
+    """
     return Stage(
         name,
         partial(download, options=options),
@@ -51,6 +56,7 @@ def download_stage(name: str, source: Stage, options: Download) -> Stage:
             "pipelines.addresses",
         ),
         inputs=(source.name,),
+        lookups=(adopting.name,) if adopting else (),
         temporary=TEMPORARY,
         selects=True,
     )
@@ -73,9 +79,18 @@ def download(parts: Any, place: Place, options: Download) -> Any:
 def _requests(part: int, place: Place, count: int) -> Pieces:
     _, parts = schema.flatten_parts(place.read(part))
     urls = pc.unique(parts.field("url").drop_null())
+    urls = urls.filter(pc.invert(pc.is_in(urls, _adopted(place, part, urls)["url"])))
     hosts = [int(schema.digest(host_of(url))[:8], 16) % count for url in urls.to_pylist()]
     columns = [urls, pa.array([part] * len(urls), pa.int32())]
     return place.sent(scatter(pa.table(columns, schema=REQUEST), hosts))
+
+
+def _adopted(place: Place, part: int, urls: pa.Array) -> pa.Table:
+    """Rows of `schema.IMAGE` of those pictures of a part that are stored already."""
+    if not place.lookups:
+        return schema.IMAGE.empty_table()
+    index = read_index(place.lookups[0], part)
+    return index.filter(pc.is_in(index["url"], urls))
 
 
 def _fetch_partition(
@@ -129,8 +144,9 @@ def _write_downloaded(group: tuple[int, Iterable[pa.Table]], place: Place) -> in
     if place.has(part):
         return part
     documents = place.read(part)
-    index = pa.concat_tables(results).sort_by("url")
     _, parts = schema.flatten_parts(documents)
+    known = _adopted(place, part, pc.unique(parts.field("url").drop_null()))
+    index = pa.concat_tables([*results, known]).sort_by("url")
     places = pc.index_in(parts.field("url"), index["url"].combine_chunks())
     found = index["sha256"].combine_chunks().take(places)
     filled = schema.with_parts(documents, "image", found)

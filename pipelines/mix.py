@@ -244,7 +244,9 @@ def _located(images: Location, part: int, run: Location) -> pa.Table:
     """The index of a part's images, with the paths of tars below the run's folder."""
     index = read_index(images, part)
     below = pa.scalar(str(images).removeprefix(f"{run}/"))
-    return schema.with_column(index, "tar", pc.binary_join_element_wise(below, index["tar"], "/"))
+    inside = pc.binary_join_element_wise(below, index["tar"], "/")
+    elsewhere = pc.match_substring_regex(index["tar"], "^/|://")  # adopted, where they are
+    return schema.with_column(index, "tar", pc.if_else(elsewhere, index["tar"], inside))
 
 
 def cut_documents(documents: pa.Table, index: pa.Table, mix: Mix) -> list[dict[str, Any]]:

@@ -86,7 +86,7 @@ def _stage(
         case "select":
             return select_stage(name, source, options)
         case "download":
-            return download_stage(name, source, download)
+            return download_stage(name, source, download, made[0] if corpus.adopts else None)
         case "copies":
             return copies_stage(name, source, options)
     fetched = downloaded(made)

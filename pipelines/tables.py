@@ -11,11 +11,12 @@ DataComp, COYO, LAION, CC3M, CC12M and img2dataset write them, in any case of le
 import csv
 import io
 import math
+import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -26,11 +27,12 @@ from pipelines.config import Tables, expand
 from pipelines.inputs import COARSER, HEAD
 from pipelines.records import Lost
 from pipelines.rows import RUN, numbered_lines, parse_object, string, value_at, values_at
+from shards.images import Sample, adopted, tar_samples
 from shards.storage import Location, in_parallel, open_parquet, open_stream, read_rows
 from shards.storage import size as file_size
 from shards.stores.options import StorageOptions
 
-Format = Literal["parquet", "csv", "tsv", "jsonl"]
+Format = Literal["parquet", "csv", "tsv", "jsonl", "tar"]
 SUFFIXES: dict[str, Format] = {
     ".parquet": "parquet",
     ".csv": "csv",
@@ -38,9 +40,11 @@ SUFFIXES: dict[str, Format] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".json": "jsonl",
+    ".tar": "tar",
 }
 URL_COLUMNS = frozenset(("url", "image_url", "img_url"))
 TEXT_COLUMNS = frozenset(("caption", "text", "alt", "alt_text"))
+TXT = "txt"  # as if it were a column: the .txt of a sample of a WebDataset shard
 
 Row = dict[str, Any]
 Rows = Iterator[tuple[int, Row | Lost]]
@@ -76,6 +80,8 @@ def _cut(file: Location, tables: Tables, key: str) -> list[Slice]:
     format = _format(file, tables, key)  # noqa: A001
     if format == "parquet":
         return _cut_parquet(file, tables, key)
+    if format == "tar":
+        return [_whole_tar(file, tables, key)]
     lines, bytes_a_line = _first_lines(file, tables.max_bytes)
     names, headed = _named(format, lines)
     if not lines:
@@ -94,6 +100,10 @@ def _format(file: Location, tables: Tables, key: str) -> Format:
     """By the recipe, or by the name of the file, the suffix before .gz or .zst."""
     name = PurePosixPath(file.name)
     plain = name.with_suffix("") if name.suffix in CODECS else name
+    if name.suffix in CODECS and plain.suffix == ".tar":
+        raise ConfigError(
+            f"{key}: {file} is compressed, and pictures are read where they are: unpack it first"
+        )
     known = tables.format or SUFFIXES.get(plain.suffix.lower())
     if known is None:
         raise ConfigError(
@@ -115,6 +125,28 @@ def _cut_parquet(file: Location, tables: Tables, key: str) -> list[Slice]:
     part = partial(Slice, tables, file, "parquet", names, _columns(file, names, tables, key))
     starts = range(0, rows, tables.rows_per_part)
     return [part(start=at, stop=min(at + tables.rows_per_part, rows)) for at in starts]
+
+
+def _whole_tar(file: Location, tables: Tables, key: str) -> Slice:
+    """A WebDataset shard; its first sample says what there is, and no more is read of it now."""
+    try:
+        first = next(tar_samples(file), None)
+    except tarfile.TarError:  # which its slice will say
+        first = None
+    if first is None:
+        return Slice(tables, file, "tar")
+    names = tuple(_told(first))
+    if tables.url is None and not URL_COLUMNS.intersection(name.lower() for name in names):
+        names += ("url",)  # no sample has one, nor needs it: its picture is there
+    own = {"text": TXT} if tables.text is None and TXT in names else {}
+    columns = _columns(file, names, tables.model_copy(update=own), key)
+    return Slice(tables, file, "tar", names, columns)
+
+
+def _told(sample: Sample) -> Row:
+    """What the texts of a sample say, by column."""
+    text = sample.texts.get("txt")
+    return sample.facts | ({} if text is None else {TXT: text})
 
 
 def _first_lines(file: Location, max_bytes: int) -> tuple[list[bytes], float]:
@@ -196,11 +228,14 @@ def read_slice(part: Slice) -> Rows:
     """The rows of a part, by what `column_names` calls a column; "extra" is a mapping of others.
 
     Each is at the number of its row (Parquet, CSV) or at the byte that it begins at. What is no row
-    is a `Lost`: those of `pipelines.rows`, and "bad_row" of a CSV. Raises OSError if the storage
-    fails.
+    is a `Lost`: those of `pipelines.rows`, "bad_row" of a CSV, and "no_picture" of a tar, of which
+    rows have the columns of `schema.IMAGE` as "picture". Raises OSError if the storage fails.
     """
     if part.format == "parquet":
         yield from _read_parquet(part)
+        return
+    if part.format == "tar":
+        yield from _read_tar(part)
         return
     codec, longest = CODECS.get(part.file.suffix), part.tables.max_bytes
     with open_stream(part.file) as stream:
@@ -342,3 +377,38 @@ def _parquet_row(value: Row, position: int, part: Slice) -> Row | Lost:
         except AttributeError:  # no text
             pass
     return _picked(value, part)
+
+
+def _read_tar(part: Slice) -> Rows:
+    """The samples of a WebDataset shard, up to where it is damaged."""
+    at = 0
+    try:
+        for sample in tar_samples(part.file, max_text=part.tables.max_bytes):
+            at = sample.offset
+            yield at, _sample(sample, part)
+    except tarfile.TarError as error:
+        yield at, Lost(None, at, "bad_record", f"the tar is damaged or compressed: {error}")
+
+
+def _sample(sample: Sample, part: Slice) -> Row | Lost:
+    if None in sample.texts.values():
+        message = f"more than {part.tables.max_bytes} bytes of text"
+        return Lost(None, sample.offset, "row_too_large", message, "dropped")
+    told = _told(sample)
+    if isinstance(text := told.get(TXT), bytes):
+        try:
+            told[TXT] = text.decode()
+        except UnicodeDecodeError as error:
+            return Lost(None, sample.offset, "not_utf8", str(error))
+    row = _picked(told, part)
+    if not sample.pictures:
+        why = f"sample {sample.key} of {part.file}: status {told.get('status')}"
+        return Lost(row["url"], sample.offset, "no_picture", why, "dropped")
+    picture, tar = sample.pictures[0], _address(part.file)
+    url = row["url"] or f"{tar}/{picture.name}"
+    return row | {"url": url, "picture": adopted(picture, tar)}
+
+
+def _address(file: Location) -> str:
+    """Where a file is, whoever asks from wherever."""
+    return str(file.absolute() if isinstance(file, Path) else file)

@@ -14,7 +14,7 @@ import tarfile
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
@@ -34,6 +34,8 @@ MAX_PIXELS = 2**26  # 8192 x 8192, 192 MiB as RGB
 DECODERS = ("JPEG", "PNG", "GIF", "WEBP")  # of Pillow's; the others never see a stranger's bytes
 EXTENSIONS = {"jpeg": "jpg", "png": "png", "gif": "gif", "webp": "webp"}
 MEMBER_EXTENSIONS = frozenset({*EXTENSIONS.values(), "jpeg"})
+TEXT_EXTENSIONS = ("json", "txt")
+MAX_BYTES = 100_000_000  # of a member of a tar that another program wrote
 MEASURED_SIDE = 378  # pixels of the shorter side that JPEGs are decoded to at least
 
 ORIENTATION = 0x0112  # EXIF's tag, and how an image is turned upright
@@ -353,8 +355,8 @@ def _resizer(resize: Resize) -> Any:
 
 
 def read_image(root: str | Location, tar: str, offset: int, length: int) -> bytes:
-    """`length` bytes at `offset` of `root/tar`; raises EOFError if the tar ends before."""
-    return storage.RangeReader(storage.location(root) / tar).read(offset, length)
+    """`length` bytes at `offset` of a tar below `root`; raises EOFError if the tar ends before."""
+    return storage.RangeReader(storage.below(storage.location(root), tar)).read(offset, length)
 
 
 def read_images(root: str | Location, rows: pa.Table) -> list[bytes]:
@@ -381,60 +383,106 @@ Place = tuple[str, int, int]  # tar, offset and length
 def _read_tar(root: Location, asked: tuple[str, list[Place]]) -> dict[Place, bytes]:
     tar, places = asked
     ranges = [(offset, length) for _, offset, length in places]
-    bodies = storage.RangeReader(root / tar).read_many(ranges)
+    bodies = storage.RangeReader(storage.below(root, tar)).read_many(ranges)
     return dict(zip(places, bodies, strict=True))
+
+
+@dataclass(frozen=True)
+class Member:
+    """A picture in a tar: what it is called, and where its bytes are."""
+
+    name: str
+    offset: int
+    body: bytes | None  # None of one that is larger than was asked for
+    length: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Members of a WebDataset tar that stand together and share a key."""
+
+    key: str
+    offset: int  # of its first member's data
+    pictures: list[Member]
+    texts: dict[str, bytes | None]  # by extension, without those of others than "txt" and "json"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What its `.json` says; nothing of a sample of another maker, whose .json is none."""
+        try:
+            facts = json.loads(self.texts.get("json") or b"{}")
+        except (ValueError, RecursionError):
+            return {}
+        return facts if isinstance(facts, dict) else {}
+
+
+def tar_samples(
+    place: Location, max_bytes: int = MAX_BYTES, max_text: int = MAX_BYTES
+) -> Iterator[Sample]:
+    """The samples of a WebDataset tar, which is read once, from front to back.
+
+    Of a picture above `max_bytes` and a text above `max_text` the bytes are None. Raises
+    tarfile.ReadError where the tar ends too soon, and at once if it is compressed or none.
+    """
+    with storage.open_stream(place) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+        members = (member for member in tar if member.isreg() and not member.issparse())
+        for key, group in groupby(members, _key):
+            sample = Sample(key, -1, [], {})
+            for member in group:
+                kind = _extension(member)
+                if sample.offset < 0:
+                    sample = replace(sample, offset=member.offset_data)
+                if kind in MEMBER_EXTENSIONS:
+                    body = _contents(tar, member, max_bytes)
+                    found = Member(member.name, member.offset_data, body, member.size)
+                    sample.pictures.append(found)
+                elif kind in TEXT_EXTENSIONS:
+                    sample.texts[kind] = _contents(tar, member, max_text)
+            yield sample
 
 
 def adopt_tar(place: Location, tar_name: str, max_pixels: int = MAX_PIXELS) -> pa.Table:
     """Rows of `IMAGE` for the images of an existing WebDataset tar, to be read where they are.
 
-    Hashes, size and format are measured on the bytes in the tar, the only original there is. The
-    URL is that of the sample's `.json` (img2dataset writes it), else `tar_name/member`. The tar
-    is read once, from front to back. Raises tarfile.ReadError for a tar that is compressed, cut
-    short or none.
+    The URL is that of the sample's `.json` (img2dataset writes it), else `tar_name/member`. Raises
+    what `tar_samples` raises.
     """
-    urls: dict[str, str | None] = {}
-    found: list[tuple[tarfile.TarInfo, dict[str, Any]]] = []
-    with storage.open_stream(place) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
-        for member in tar:
-            if member.isreg() and _extension(member) == "json":
-                urls[_key(member)] = _sidecar_url(tar, member)
-            elif member.isreg() and _extension(member) in MEMBER_EXTENSIONS:
-                found.append((member, _adopted(tar, member, tar_name, max_pixels)))
-    rows = [{"url": urls.get(_key(m)) or f"{tar_name}/{m.name}"} | facts for m, facts in found]
+    rows = []
+    for sample in tar_samples(place):
+        url = sample.facts.get("url")
+        for picture in sample.pictures:
+            named = url if isinstance(url, str) else f"{tar_name}/{picture.name}"
+            rows.append({"url": named} | adopted(picture, tar_name, max_pixels))
     return pa.Table.from_pylist(rows, schema=IMAGE)
+
+
+def adopted(picture: Member, tar_name: str, max_pixels: int = MAX_PIXELS) -> dict[str, Any]:
+    """The columns of `IMAGE`, but for the URL, of a picture that stays in its tar.
+
+    Hashes, size and format are measured on the bytes in the tar, the only original there is.
+    """
+    if picture.body is None:
+        return {"reason": "too_large"}
+    try:
+        facts = inspect_image(picture.body, max_pixels)
+    except ImageRejectedError as rejected:
+        return {"reason": str(rejected)}
+    return {**facts, "tar": tar_name, "offset": picture.offset, "length": picture.length}
 
 
 def _key(member: tarfile.TarInfo) -> str:
     """WebDataset's name of a sample: the path up to the first dot of its last part."""
     folder, _, name = member.name.rpartition("/")
-    return f"{folder}/{name.split('.')[0]}"
+    return f"{folder}/{name.split('.')[0]}".lstrip("/")
 
 
 def _extension(member: tarfile.TarInfo) -> str:
     return member.name.rpartition("/")[2].partition(".")[2].lower()
 
 
-def _contents(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+def _contents(tar: tarfile.TarFile, member: tarfile.TarInfo, most: int) -> bytes | None:
+    if member.size > most:
+        return None
     file = tar.extractfile(member)
     assert file is not None, "only regular files are asked for"
     return file.read()
-
-
-def _sidecar_url(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str | None:
-    try:
-        facts = json.loads(_contents(tar, member))
-    except ValueError:  # a sample of another maker, whose .json is none
-        return None
-    url = facts.get("url") if isinstance(facts, dict) else None
-    return url if isinstance(url, str) else None
-
-
-def _adopted(
-    tar: tarfile.TarFile, member: tarfile.TarInfo, tar_name: str, max_pixels: int
-) -> dict[str, Any]:
-    try:
-        facts = inspect_image(_contents(tar, member), max_pixels)
-    except ImageRejectedError as rejected:
-        return {"reason": str(rejected)}
-    return {**facts, "tar": tar_name, "offset": member.offset_data, "length": member.size}

@@ -66,7 +66,9 @@ IMAGE = pa.schema(
         ("creator", pa.string()),
         ("copyright", pa.string()),
         ("licence", pa.string()),
-        ("tar", pa.string()),  # path below the folder of the stage that downloaded it
+        # Path below the folder of the stage that downloaded it; of a picture that was adopted the
+        # absolute path or address of the tar that it stays in.
+        ("tar", pa.string()),
         ("offset", pa.int64()),  # of the first byte of the stored image inside the tar
         ("length", pa.int64()),
     ]

@@ -125,6 +125,19 @@ def location(place: str | Path | Remote, options: StorageOptions | None = None) 
     return Remote(scheme, bucket, key.strip("/"), options.s3 if scheme == "s3" else options.gcs)
 
 
+def below(folder: Location, path: str) -> Location:
+    """The file at a path below a folder, or anywhere, if it is an absolute path or an address.
+
+    Another bucket is reached like that of the folder, or as the environment says.
+    """
+    if "://" not in path:
+        return Path(path) if path.startswith("/") else folder / path
+    there = location(path)
+    if isinstance(there, Remote) and isinstance(folder, Remote) and there.scheme == folder.scheme:
+        return replace(there, options=folder.options)
+    return there
+
+
 def in_parallel(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     """`work` of every item, in order, with many requests to a store under way."""
     items = list(items)
