@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shards import storage
+from shards.stores.options import S3Options
 
 
 def test_write_atomic_replaces_whole_files(tmp_path: Path) -> None:
@@ -158,3 +159,13 @@ def test_an_empty_file_has_no_rows(tmp_path: Path) -> None:
     table = pa.table({"a": pa.array([], pa.int32())})
     storage.write_table(tmp_path / "a", table)
     assert storage.read_rows(tmp_path / "a", 0, 5).equals(table)
+
+
+def test_a_file_is_below_a_folder_or_where_its_address_says() -> None:
+    far = S3Options(endpoint="http://127.0.0.1:9")
+    bucket, inside = (storage.Remote("s3", "runs", key, far) for key in ("a", "a/store/0.tar"))
+    assert storage.below(Path("/runs"), "store/0.tar") == Path("/runs/store/0.tar")
+    assert storage.below(Path("/runs"), "/old/0.tar") == Path("/old/0.tar")
+    assert storage.below(bucket, "/old/0.tar") == Path("/old/0.tar")
+    assert storage.below(bucket, "store/0.tar") == inside
+    assert storage.below(bucket, "s3://old/0.tar") == storage.Remote("s3", "old", "0.tar", far)
