@@ -25,7 +25,7 @@ RUN pip install --no-cache-dir --no-deps --no-build-isolation .
 # Boot would otherwise make a virtual environment at every start, to install nothing into.
 ENV RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT=1
 ENV HF_HOME=/opt/models
-# As pipelines/runners.py sets them for local workers: large buffers are reused.
+# As pipelines/engines/runners.py sets them for local workers: large buffers are reused.
 ENV MALLOC_MMAP_THRESHOLD_=268435456 MALLOC_TRIM_THRESHOLD_=268435456
 RUN useradd --create-home mixwright && install -d -o mixwright /opt/models
 USER mixwright

@@ -30,13 +30,13 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.config import load_recipe
 from pipelines.demo import HOSTS, SAMPLE, prepare
+from pipelines.fetching.site import serve
 from pipelines.recipe import stages_of
 from pipelines.run import execute, plan
-from pipelines.site import serve
 
 DEMO = Path(__file__).parent.parent / "configs" / "demo.yaml"
 CHOSEN = "multi_processing"
-# What pipelines.runners sets for its workers, here for every engine alike.
+# What pipelines.engines.runners sets for its workers, here for every engine alike.
 MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(2**28),
     "MALLOC_TRIM_THRESHOLD_": str(2**28),

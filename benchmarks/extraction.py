@@ -164,7 +164,7 @@ def extractor(name: str) -> Callable[[bytes], str]:
     if name == "resiliparse":
         return _resiliparse()
     sys.path.insert(0, str(ROOT))
-    from pipelines.prose import main_text
+    from pipelines.reading.prose import main_text
 
     return main_text
 

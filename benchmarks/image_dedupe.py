@@ -38,8 +38,8 @@ from PIL import Image, ImageEnhance
 
 from filters.hamming import close_pairs
 from filters.looks import LOOK, Limits, alike, looks
-from pipelines import clusters
-from pipelines import looks as shuffled
+from pipelines.duplicates import clusters
+from pipelines.duplicates import looks as shuffled
 from pipelines.stage import Place
 from shards.images import ImageRejectedError, inspect_image, open_image
 from shards.schema import IMAGE

@@ -33,9 +33,9 @@ import pyarrow.parquet as pq
 import text_dedupe
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines import local  # noqa: F401  the local engine's workers
 from pipelines.config import Clip
-from pipelines.score import score_stage
+from pipelines.engines import local  # noqa: F401  the local engine's workers
+from pipelines.scores.score import score_stage
 from pipelines.stage import Place, Stage
 from shards import ledger, schema
 from shards.images import Resize, read_images, store_images

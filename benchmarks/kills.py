@@ -42,10 +42,10 @@ import pyarrow.parquet as pq
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the servers are the tests'
 
-from pipelines.crawl import crawl  # noqa: E402
-from pipelines.site import Site  # noqa: E402
-from pipelines.site import serve as serve_site  # noqa: E402
-from pipelines.status import read_status  # noqa: E402
+from pipelines.fetching.crawl import crawl  # noqa: E402
+from pipelines.fetching.site import Site  # noqa: E402
+from pipelines.fetching.site import serve as serve_site  # noqa: E402
+from pipelines.terminal.status import read_status  # noqa: E402
 from shards import ledger  # noqa: E402
 from shards.storage import Location, location, names, remove_tree, sha256_file  # noqa: E402
 from tests.pipelines.small import SAMPLE, small_recipe  # noqa: E402

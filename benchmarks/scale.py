@@ -57,17 +57,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from pipelines import clusters, dedupe, images, mix, near
-from pipelines.coders import TableCoder
+from pipelines import images, mix
 from pipelines.config import Near, Recipe, load_recipe
-from pipelines.crawl import Response, open_warc, write_response
 from pipelines.demo import HOSTS, SAMPLE
+from pipelines.duplicates import clusters, dedupe, near
+from pipelines.engines.coders import TableCoder
+from pipelines.engines.runners import pipeline_options
+from pipelines.fetching.crawl import Response, open_warc, write_response
+from pipelines.fetching.site import Site, serve
 from pipelines.recipe import selected, stages_of
 from pipelines.run import execute, plan
-from pipelines.runners import pipeline_options
-from pipelines.site import Site, serve
 from pipelines.stage import MICROSECONDS, MOST_PARTITIONS, RESIDENT, Place
-from pipelines.status import begin
+from pipelines.terminal.status import begin
 from shards import ledger, schema
 from shards.storage import write_atomic
 
@@ -86,7 +87,7 @@ STARTED = ("text", "score")  # the jobs whose start-up is measured, by what thei
 
 TARGET = 10**9
 TARGET_PART = 10_000  # documents a part that a run of that size would choose
-# What pipelines.runners sets for local workers, here for those of the pool as well.
+# What pipelines.engines.runners sets for local workers, here for those of the pool as well.
 MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**28), "MALLOC_TRIM_THRESHOLD_": str(2**28)}
 
 Figures = dict[str, Any]
@@ -307,7 +308,7 @@ def _warm(number: int, what: str) -> int:
         minhash.signatures(["a text of some words"])
     elif what == "score":
         from pipelines.config import Clip
-        from pipelines.score import _loaded
+        from pipelines.scores.score import _loaded
 
         _loaded(Clip().model, None)
     return number

@@ -42,7 +42,7 @@ from filters.prose import Prose
 from filters.rules import Mask
 from pipelines.config import FilterSpec
 from pipelines.lines import edit_documents
-from pipelines.prose import main_text
+from pipelines.reading.prose import main_text
 from pipelines.stage import judge
 from shards import schema
 

@@ -45,9 +45,10 @@ from datasketch import MinHash, MinHashLSH
 from scipy import sparse
 
 from filters import minhash
-from pipelines import alike, local  # noqa: F401  the local engine's workers
 from pipelines.config import Dedupe, Near
-from pipelines.dedupe import dedupe_stage
+from pipelines.duplicates import alike
+from pipelines.duplicates.dedupe import dedupe_stage
+from pipelines.engines import local  # noqa: F401  the local engine's workers
 from pipelines.stage import Place, Stage
 from shards import ledger, schema
 from shards.storage import names, read_table

@@ -214,9 +214,9 @@ def _write_job(recipe: "Recipe", planned: list["Planned"]) -> None:
     """Build and stage the next Dataflow job, and write what would be submitted."""
     from apache_beam.options.pipeline_options import TestOptions
 
-    from pipelines.dataflow import JOB_FILE, PIPELINE_FILE, write_job
+    from pipelines.engines.dataflow import JOB_FILE, PIPELINE_FILE, write_job
+    from pipelines.engines.runners import check_reach, pipeline_options
     from pipelines.run import next_job
-    from pipelines.runners import check_reach, pipeline_options
 
     options = pipeline_options(recipe)
     options.view_as(TestOptions).dry_run = True
@@ -231,9 +231,9 @@ def _write_job(recipe: "Recipe", planned: list["Planned"]) -> None:
 def _run(recipe: "Recipe", planned: list["Planned"], names: list[str]) -> None:
     """Run stages, with the log and the status of the run beside them."""
     from configs.reading import ConfigError
-    from pipelines import status
-    from pipelines.logs import LOG_FILE, logs_to
-    from pipelines.runners import check_reach, pipeline_options
+    from pipelines.engines.runners import check_reach, pipeline_options
+    from pipelines.terminal import status
+    from pipelines.terminal.logs import LOG_FILE, logs_to
 
     check_reach(recipe)
     options, out = pipeline_options(recipe), recipe.out
@@ -258,9 +258,9 @@ def _run(recipe: "Recipe", planned: list["Planned"], names: list[str]) -> None:
 
 
 def _execute(recipe: "Recipe", planned: list["Planned"], options: Any, state: Any) -> None:
-    from pipelines import progress
     from pipelines.run import execute as execute_stages
-    from pipelines.status import Reached
+    from pipelines.terminal import progress
+    from pipelines.terminal.status import Reached
     from shards.ledger import read_counts
 
     before = {
@@ -328,7 +328,7 @@ def demo(
 @contextmanager
 def counted() -> Iterator[Any]:
     """A progress function of what is done, how much there is and how much is done."""
-    from pipelines.progress import bars
+    from pipelines.terminal.progress import bars
 
     with bars(console) as progress:
         tasks: dict[str, Any] = {}
@@ -409,7 +409,7 @@ def train_quality(
     Files are .jsonl (.gz, .zst) or Parquet with a field "text", or hold one text each.
     """
     with told():
-        from pipelines.train_quality import train
+        from pipelines.scores.train_quality import train
 
         sizes = {"dimensions": dimensions, "pairs": pairs, "features": features}
         made = train(good, bad, out, **sizes, epochs=epochs, seed=seed)
@@ -431,7 +431,7 @@ def status(
         from rich.live import Live
         from rich.text import Text
 
-        from pipelines.status import lines, read_status
+        from pipelines.terminal.status import lines, read_status
         from shards.storage import location
 
         folder = location(run)
@@ -454,7 +454,7 @@ def inspect(
 ) -> None:
     """Say what is in shards, a run, or a file of documents."""
     with told():
-        from pipelines.inspection import render
+        from pipelines.terminal.inspection import render
         from shards.statistics import describe
 
         for line in render(describe(path)):
@@ -513,7 +513,7 @@ def tune(
 ) -> None:
     """Say what filters measured, and what other bounds would keep, without running anything."""
     with told():
-        from pipelines.tuning import lines
+        from pipelines.terminal.tuning import lines
         from shards.storage import location
         from shards.tune import TuneError
 

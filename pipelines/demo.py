@@ -10,8 +10,8 @@ from typing import Any
 
 from configs.reading import ConfigError
 from pipelines.config import Recipe
-from pipelines.crawl import crawl
-from pipelines.site import serve
+from pipelines.fetching.crawl import crawl
+from pipelines.fetching.site import serve
 from shards import ledger
 from shards.loader import open_shards
 from shards.storage import Location, atomic_path, exists

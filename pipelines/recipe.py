@@ -2,10 +2,10 @@
 
 from configs.reading import ConfigError
 from pipelines import mix
-from pipelines.captions import read_stage
 from pipelines.config import Recipe
-from pipelines.extraction import extract_stage
 from pipelines.mix import Source
+from pipelines.reading.captions import read_stage
+from pipelines.reading.extraction import extract_stage
 from pipelines.stage import Stage
 from pipelines.steps import corpus_stages, downloaded
 

@@ -32,8 +32,8 @@ from apache_beam.options.pipeline_options import (
 )
 
 from configs.reading import ConfigError
-from pipelines.jobs import cancel_abandoned
-from pipelines.local import DIED
+from pipelines.engines.jobs import cancel_abandoned
+from pipelines.engines.local import DIED
 from pipelines.stage import MICROSECONDS, Place, Stage
 from shards import ledger
 from shards.storage import Location, in_parallel, names, remove_tree, stamp

@@ -25,9 +25,9 @@ from apache_beam.metrics import Metrics
 
 from filters.prose import prose
 from filters.rules import Rule
-from pipelines import coders  # noqa: F401  tables of graphs are encoded by it
 from pipelines.config import FILTERS, FilterSpec
-from pipelines.version import code_version
+from pipelines.engines import coders  # noqa: F401  tables of graphs are encoded by it
+from pipelines.engines.version import code_version
 from shards import ledger, schema
 from shards.ledger import part_name
 from shards.storage import Location, read_table, write_table

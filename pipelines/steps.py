@@ -4,22 +4,22 @@ from collections import Counter
 from collections.abc import Sequence
 
 from pipelines.config import Corpus, Download, Step
-from pipelines.copies import copies_stage
-from pipelines.decontaminate import decontaminate_stage
-from pipelines.decontaminate_images import decontaminate_images_stage
-from pipelines.dedupe import dedupe_stage
-from pipelines.download import download_stage
+from pipelines.duplicates.copies import copies_stage
+from pipelines.duplicates.decontaminate import decontaminate_stage
+from pipelines.duplicates.decontaminate_images import decontaminate_images_stage
+from pipelines.duplicates.dedupe import dedupe_stage
+from pipelines.duplicates.passages import passages_stage
+from pipelines.fetching.download import download_stage
 from pipelines.images import image_filter_stage
 from pipelines.lines import lines_stage
 from pipelines.masking import mask_stage
-from pipelines.passages import passages_stage
-from pipelines.scoring import (
+from pipelines.scores.scoring import (
     flagged_words_stage,
     language_stage,
     perplexity_stage,
     quality_stage,
 )
-from pipelines.selection import select_stage
+from pipelines.scores.selection import select_stage
 from pipelines.stage import Stage, filter_stage
 from shards.stores.options import StorageOptions
 
@@ -99,11 +99,11 @@ def _stage(
             return image_filter_stage(name, source, fetched, options, scorers)
         # Beam's RunInference loads torch: seconds that only those wait for who ask a model.
         case "nsfw":
-            from pipelines.nsfw import nsfw_stage
+            from pipelines.scores.nsfw import nsfw_stage
 
             return nsfw_stage(name, source, fetched)
         case "clip":
-            from pipelines.score import score_stage
+            from pipelines.scores.score import score_stage
 
             return score_stage(name, source, fetched, options)
     raise AssertionError(f"no stage is made of a step {step.kind!r}")

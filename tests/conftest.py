@@ -14,7 +14,7 @@ from _pytest.nodeid import NodeId
 
 if TYPE_CHECKING:
     from pipelines.config import Recipe
-    from pipelines.site import Site
+    from pipelines.fetching.site import Site
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def site() -> Iterator["Site"]:
-    from pipelines.site import serve
+    from pipelines.fetching.site import serve
     from tests.pipelines.small import SAMPLE
 
     with serve(SAMPLE) as running:
@@ -41,7 +41,7 @@ def site() -> Iterator["Site"]:
 @pytest.fixture(scope="session")
 def small_input(site: "Site", tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every tenth caption and every eighth page of the sample, crawled into two WARCs a corpus."""
-    from pipelines.crawl import crawl
+    from pipelines.fetching.crawl import crawl
     from tests.pipelines.small import SAMPLE
 
     folder = tmp_path_factory.mktemp("input")

@@ -14,7 +14,7 @@ from configs.reading import check, set_key
 from configs.storage import S3, Gcs
 from pipelines.cli import app
 from pipelines.config import Cluster, Dataflow, Recipe
-from pipelines.runners import pipeline_options
+from pipelines.engines.runners import pipeline_options
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}

@@ -37,7 +37,7 @@ MADE = "made by make_sample.py"
 CC0 = "CC0-1.0"
 LEAST_PROSE = 950  # characters of prose on a page: with less, the material makes too few pages
 Row = dict[str, str]
-Rule = dict[str, Any]  # one of `site.yaml`; pipelines/site.py explains the fields
+Rule = dict[str, Any]  # one of `site.yaml`; pipelines/fetching/site.py explains the fields
 
 
 @dataclass
@@ -720,7 +720,7 @@ def copy_picture(web: Web, row: Row, path: str, copy: str, dirt: str) -> None:
 README = """# The bundled sample: a small real web
 
 Real pages, captioned pictures and prose from Debian's main section, served on loopback by
-`pipelines/site.py` as if they were the web, together with the dirt that every crawl has.
+`pipelines/fetching/site.py` as if they were the web, together with the dirt that every crawl has.
 
 - `www/HOST/...`: the files of each virtual host (`.example` is reserved, so no name is anyone's).
 - `pages.tsv`: every page to crawl: `url`, `kind` (`interleaved` or `text`), `language`, `source`,

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from PIL import Image, UnidentifiedImageError
 
-from pipelines.site import read_content
+from pipelines.fetching.site import read_content
 
 SAMPLE = Path(__file__).parent / "sample"
 MADE = "made by make_sample.py"

@@ -12,7 +12,7 @@ from apache_beam.metrics import Metrics, MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.config import Recipe, load_recipe
-from pipelines.site import Site
+from pipelines.fetching.site import Site
 from shards import ledger
 from shards.storage import read_json, sha256_file
 from tests.flink.cluster import Cluster, cluster

@@ -7,11 +7,11 @@ from typing import Any
 import yaml
 
 from pipelines.config import Recipe
+from pipelines.engines.runners import pipeline_options
+from pipelines.fetching.site import Site
 from pipelines.recipe import stages_of
 from pipelines.run import execute, plan
-from pipelines.runners import pipeline_options
-from pipelines.site import Site
-from pipelines.status import begin
+from pipelines.terminal.status import begin
 from shards import ledger
 from shards.storage import names, sha256_file
 

@@ -22,12 +22,12 @@ from typer.testing import CliRunner
 from pipelines import run
 from pipelines.cli import app
 from pipelines.config import Recipe, Step, load_recipe
-from pipelines.dataflow import shuffles
+from pipelines.engines.dataflow import shuffles
+from pipelines.fetching.site import Site
 from pipelines.recipe import selected, stages_of
 from pipelines.run import plan
-from pipelines.site import Site
 from pipelines.stage import Place, Stage
-from pipelines.status import read_status
+from pipelines.terminal.status import read_status
 from shards import ledger, schema
 from shards.storage import read_table
 from shards.verify import verify

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from pipelines.config import Recipe, load_recipe
-from pipelines.site import Site
+from pipelines.fetching.site import Site
 from shards import ledger
 from shards.storage import Remote, exists, names, read_bytes
 from tests.pipelines.small import digests, run_quietly, small_recipe

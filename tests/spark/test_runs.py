@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from pipelines.config import Recipe, load_recipe
-from pipelines.site import Site
+from pipelines.fetching.site import Site
 from shards import ledger
 from tests.jvm import require_java
 from tests.pipelines.small import digests, run_quietly, small_recipe

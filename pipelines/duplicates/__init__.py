@@ -1,0 +1,1 @@
+"""What a corpus has twice, or has from an evaluation set: keys through shuffles."""

@@ -1,0 +1,1 @@
+"""Beam's engines: options, coders, workers, and what each of them lacks."""

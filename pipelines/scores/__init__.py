@@ -1,0 +1,1 @@
+"""What models say of documents and pictures, and what is kept for it."""

@@ -1,0 +1,161 @@
+"""`mixwright run --retry-failed`: only what may have passed is asked again, and nothing is lost."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines.cli import execute
+from pipelines.config import Recipe, load_recipe
+from pipelines.images import read_index
+from shards import ledger
+from shards.images import read_images
+from tests.pipelines.fetching.web import Web, respond, serving
+from tests.pipelines.small import SAMPLE
+
+PICTURES = sorted((SAMPLE / "www" / "pictures.mixwright.example" / "noto").glob("*.png"))
+GOOD, BROKEN, BUSY, GONE, REFUSED = "/good", "/broken", "/busy", "/gone", "/refused"
+
+
+def recipe(folder: Path, web: Web, **download: object) -> Recipe:
+    rows = [
+        f"http://a.test{path}\tA picture of {path}" for path in (GOOD, BROKEN, BUSY, GONE, REFUSED)
+    ]
+    if not (folder / "urls.tsv").exists():
+        (folder / "urls.tsv").write_text("url\tcaption\n" + "\n".join(rows) + "\n")
+    tree = {
+        "name": "retried",
+        "out": str(folder / "run"),
+        "corpora": {
+            "captions": {
+                "read": {"files": [str(folder / "urls.tsv")], "rows_per_part": 2},
+                "steps": ["download", {"filter_images": ["image_format"]}],
+            }
+        },
+        "download": {
+            "connect_to": {"*.test": f"127.0.0.1:{web.port}"},
+            "per_host_rate": 500,
+            "retries": 0,
+            "resize": None,
+            **download,
+        },
+        "mix": {"weights": {"captions": 1}},
+        "runner": {"workers": 1},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(tree))
+    return load_recipe(folder / "recipe.yaml", [])
+
+
+def run(made: Recipe, **options: bool) -> None:
+    execute(made, "captions", **options)
+
+
+def output(made: Recipe) -> Path:
+    found = ledger.current(made.out / "captions" / "download")
+    assert isinstance(found, Path)
+    return found
+
+
+def stored(made: Recipe) -> dict[str, bytes]:
+    """The image of every URL that has one, from the parts' indexes."""
+    found: dict[str, bytes] = {}
+    for part in range(3):
+        index = read_index(output(made), part)
+        held = index.filter(index["tar"].is_valid())
+        found |= zip(held["url"].to_pylist(), read_images(output(made), held), strict=True)
+    return {url.removeprefix("http://a.test"): body for url, body in found.items()}
+
+
+@pytest.fixture
+def failing(tmp_path: Path):
+    """A run on a web of which one URL is well, two are ill, and two will never give a picture."""
+    with serving() as web:
+        web.answers |= {
+            GOOD: respond(200, PICTURES[0].read_bytes()),
+            BROKEN: respond(500),
+            BUSY: respond(429),
+            REFUSED: respond(200, PICTURES[3].read_bytes(), ("X-Robots-Tag", "noai")),
+        }
+        made = recipe(tmp_path, web)
+        run(made)
+        web.asked.clear()
+        yield web, made
+
+
+def test_only_what_may_have_passed_is_asked_again(
+    failing: tuple[Web, Recipe], capsys: pytest.CaptureFixture[str]
+):
+    web, made = failing
+    web.answers[BROKEN] = respond(200, PICTURES[1].read_bytes())
+    capsys.readouterr()
+    run(made, retry_failed=True)
+    assert sorted(web.paths()) == [BROKEN, BUSY, "/robots.txt"]
+    assert stored(made) == {GOOD: PICTURES[0].read_bytes(), BROKEN: PICTURES[1].read_bytes()}
+    assert ledger.read_counts(output(made)).dropped["image"] == {
+        "http_404": 1,
+        "http_try_later": 1,
+        "opt_out_header": 1,
+    }
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].split() == [
+        "captions/download",
+        "2",
+        "failed",
+        "images",
+        "tried",
+        "again,",
+        "1",
+        "won",
+    ]
+    assert said[1].split()[:4] == ["captions/filter_images", "2", "→", "2"]
+
+    run(made)
+    assert "nothing to do" in capsys.readouterr().out
+    web.answers[BUSY] = respond(200, PICTURES[2].read_bytes())
+    web.asked.clear()
+    run(made, retry_failed=True)
+    assert sorted(web.paths()) == [BUSY, "/robots.txt"]
+    assert len(stored(made)) == 3
+    run(made, retry_failed=True)
+    assert "no download failed for a reason that may have passed" in capsys.readouterr().out
+
+
+def test_a_retry_that_wins_nothing_changes_nothing(
+    failing: tuple[Web, Recipe], capsys: pytest.CaptureFixture[str]
+):
+    web, made = failing
+    before, files = output(made), sorted(made.out.rglob("*.parquet"))
+    capsys.readouterr()
+    run(made, dry_run=True, retry_failed=True)
+    assert [line for line in capsys.readouterr().out.splitlines() if "run:" in line] == [
+        "captions/download            run: 2 images failed for reasons that may have passed"
+    ]
+    assert web.asked == []
+
+    run(made, retry_failed=True)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].split() == [
+        "captions/download",
+        "2",
+        "failed",
+        "images",
+        "tried",
+        "again,",
+        "0",
+        "won",
+    ]
+    assert "nothing to do" in said[-1], "later stages are not run"
+    assert output(made) == before
+    assert sorted(made.out.rglob("*.parquet")) == files
+    assert BROKEN in web.paths()
+
+
+def test_a_retry_may_be_more_patient(failing: tuple[Web, Recipe], tmp_path: Path):
+    web, _ = failing
+    web.answers[BUSY] = respond(200, PICTURES[2].read_bytes())
+    patient = recipe(tmp_path, web, total_seconds=60.0, retries=3)
+    run(patient)
+    assert web.asked == [], "patience alone is no reason to ask for everything again"
+    run(patient, retry_failed=True)
+    assert GOOD not in web.paths()
+    assert len(stored(patient)) == 2
