@@ -150,12 +150,14 @@ def test_a_stage_that_fails_in_a_worker_leaves_its_traceback(tmp_path: Path):
     """In the log; the terminal shows the cause alone."""
     with held_server() as server:
         recipe = captions_recipe(tmp_path, server)
-        wrong = "corpora.captions.read.text=alt"
-        arguments = ["run", recipe, "--only", "captions/read", "--set", wrong]
+        model = tmp_path / "no-model.bin"
+        model.write_bytes(b"no model")
+        wrong = f"corpora.captions.steps=[quality: {{model: {model}}}, download]"
+        arguments = ["run", recipe, "--only", "captions/quality", "--set", wrong]
         code, out, err = finish(mixwright(*arguments))
     assert (code, out) == (1, "")
     cause, hint = err.splitlines()
-    assert "urls.tsv: no column 'alt'; it has url, caption" in cause
+    assert "no-model.bin has wrong file format" in cause
     assert hint == f"  the whole story is in {tmp_path / 'run' / LOG_FILE}"
     said = lines(tmp_path / "run")
     assert [line["message"] for line in said if line["logger"] == "mixwright"] == [
@@ -163,6 +165,6 @@ def test_a_stage_that_fails_in_a_worker_leaves_its_traceback(tmp_path: Path):
         "job begins",
         "ended before it was done",
     ]
-    assert "no column 'alt'" in said[-1]["traceback"]
+    assert "wrong file format" in said[-1]["traceback"]
     worker = [line["message"] for line in said if line["logger"] == "stderr"]
-    assert any("captions.py" in message and "_read_part" in message for message in worker)
+    assert any("classifiers.py" in message and "in classifier" in message for message in worker)
