@@ -49,7 +49,7 @@ LOSER = pa.schema([*KEY, ("keeper", pa.string())])
 ORDER = ["key", "rank", "id", "part", "row"]
 
 MODULES = tuple(
-    f"pipelines.{name}"
+    f"pipelines.duplicates.{name}"
     for name in ("dedupe", "near", "alike", "looks", "semantic", "clusters", "keys")
 )
 
