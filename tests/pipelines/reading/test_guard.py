@@ -168,7 +168,7 @@ def test_threads_share_one_child_and_no_zombie_is_left():
 
 def test_the_child_leaves_with_its_parent():
     code = (
-        "import os, signal\nfrom pipelines import guard\n"
+        "import os, signal\nfrom pipelines.reading import guard\n"
         "guard.read_pages([(b'x', None, None, 'mixwright')], 5)\n"
         "print(guard._child(os.getpid())._process.pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
