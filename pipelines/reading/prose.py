@@ -594,7 +594,7 @@ def _entered(page: Blocks, root: int) -> int:
         if page.first[node] >= page.last[best]:
             break
         if page.parents[node] == best and page.tags[node] in ENTERABLE:
-            share = page.held(node) / page.held(best)
+            share = page.held(node) / max(1, page.held(best))
             if share >= ENTERED and (
                 share >= SURELY or _free(page, node) >= 0.6 * _free(page, best)
             ):
