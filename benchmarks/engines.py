@@ -24,6 +24,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import checkout
 import psutil
 import yaml
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -34,7 +35,7 @@ from pipelines.fetching.site import serve
 from pipelines.recipe import stages_of
 from pipelines.run import execute, plan
 
-DEMO = Path(__file__).parent.parent / "configs" / "demo.yaml"
+DEMO = checkout.ROOT / "configs" / "demo.yaml"
 CHOSEN = "multi_processing"
 # What pipelines.engines.runners sets for its workers, here for every engine alike.
 MEMORY = {

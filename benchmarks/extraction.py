@@ -34,8 +34,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-PAGES = ROOT / "tests" / "data" / "extraction"
+import checkout
+
+PAGES = checkout.ROOT / "tests" / "data" / "extraction"
 MARKS = PAGES / "marks.tsv"
 TRAFILATURA = ["trafilatura==2.3.1", "lxml_html_clean==0.4.6"]
 TOKEN = re.compile(r"\w+")
@@ -163,7 +164,6 @@ def extractor(name: str) -> Callable[[bytes], str]:
         return lambda html: trafilatura.extract(html, include_comments=False) or ""
     if name == "resiliparse":
         return _resiliparse()
-    sys.path.insert(0, str(ROOT))
     from pipelines.reading.prose import main_text
 
     return main_text

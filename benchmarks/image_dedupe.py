@@ -31,6 +31,7 @@ from multiprocessing import Pool
 from pathlib import Path
 from typing import Any
 
+import checkout  # noqa: F401  imports of the project come from here
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+import checkout  # noqa: F401  imports of the project come from here
 import corpus
 import peers
 import pyarrow as pa
@@ -249,8 +250,7 @@ def ours(out: Path, urls: Sequence[str], port: int) -> None:
     }
     (out / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     command = [sys.executable, "-m", "pipelines.cli", "run", "recipe.yaml"]
-    root = str(Path(__file__).parents[1])
-    run([*command, "--only", "captions/download"], out, PYTHONPATH=root)
+    run([*command, "--only", "captions/download"], out)
 
 
 def theirs(out: Path, urls: Sequence[str], port: int) -> None:

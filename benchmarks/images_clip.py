@@ -26,6 +26,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import apache_beam as beam
+import checkout  # noqa: F401  imports of the project come from here
 import corpus
 import numpy as np
 import pyarrow as pa

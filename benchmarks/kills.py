@@ -36,21 +36,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import checkout
 import psutil
 import pyarrow.parquet as pq
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # the servers are the tests'
-
-from pipelines.fetching.crawl import crawl  # noqa: E402
-from pipelines.fetching.site import Site  # noqa: E402
-from pipelines.fetching.site import serve as serve_site  # noqa: E402
-from pipelines.terminal.status import read_status  # noqa: E402
-from shards import ledger  # noqa: E402
-from shards.storage import Location, location, names, remove_tree, sha256_file  # noqa: E402
-from tests.pipelines.small import SAMPLE, small_recipe  # noqa: E402
-from tests.servers import s3  # noqa: E402
-from tests.spark.cluster import Cluster, cluster, worker_pool  # noqa: E402
+from pipelines.fetching.crawl import crawl
+from pipelines.fetching.site import Site
+from pipelines.fetching.site import serve as serve_site
+from pipelines.terminal.status import read_status
+from shards import ledger
+from shards.storage import Location, location, names, remove_tree, sha256_file
+from tests.pipelines.small import SAMPLE, small_recipe
+from tests.servers import s3
+from tests.spark.cluster import Cluster, cluster, worker_pool
 
 HOSTS = "*.mixwright.example"
 BUCKET = "kills"
@@ -131,7 +129,11 @@ class Run:
         command = [sys.executable, "-m", "pipelines.cli", "run", str(path), *sets]
         with self.log.open("wb") as log:
             self.process = psutil.Popen(
-                command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                cwd=checkout.ROOT,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         self.groups.append(self.process.pid)
 
@@ -511,7 +513,7 @@ def main() -> None:
     parser.add_argument("--moments", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kind", action="append", choices=KINDS, help="only these")
-    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "kills")
+    parser.add_argument("--folder", type=Path, default=checkout.ROOT / "runs" / "kills")
     options = parser.parse_args()
     os.environ.update(ENVIRONMENT)
     kinds = options.kind or (QUICK if options.quick else list(KINDS))

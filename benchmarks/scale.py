@@ -35,7 +35,6 @@ import multiprocessing
 import os
 import re
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -51,6 +50,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import apache_beam as beam
+import checkout
 import numpy as np
 import psutil
 import pyarrow as pa
@@ -72,8 +72,7 @@ from pipelines.terminal.status import begin
 from shards import ledger, schema
 from shards.storage import write_atomic
 
-ROOT = Path(__file__).parent.parent
-DEMO = ROOT / "configs" / "demo.yaml"
+DEMO = checkout.ROOT / "configs" / "demo.yaml"
 
 LONGER = 2  # times its start-up that a job has to take for what is left to say anything
 
@@ -293,7 +292,6 @@ def why_not(engine: str) -> str | None:
     """What an engine lacks here."""
     if engine == "local":
         return None
-    sys.path.insert(0, str(ROOT))
     from tests.spark.cluster import missing_tools
 
     return f"not on PATH: {', '.join(missing)}" if (missing := missing_tools()) else None

@@ -31,6 +31,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import checkout  # noqa: F401  imports of the project come from here
 import corpus
 import numpy as np
 import peers

@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+import checkout  # noqa: F401  imports of the project come from here
 import corpus
 import numpy as np
 import peers

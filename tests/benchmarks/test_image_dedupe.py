@@ -1,7 +1,6 @@
 """benchmarks/image_dedupe.py: what is planted, what counts as one picture, and the made looks."""
 
 import importlib
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -10,12 +9,9 @@ import pytest
 
 from filters.looks import LOOK, Limits
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
 def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(BENCHMARKS)
     monkeypatch.delenv("MIXWRIGHT_DEV_DATA", raising=False)
     return importlib.import_module("image_dedupe")
 

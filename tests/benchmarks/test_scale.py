@@ -1,8 +1,7 @@
 """The arithmetic of benchmarks/scale.py, and the documents that it makes."""
 
 import pytest
-
-from benchmarks.scale import (
+from scale import (
     COPIES,
     fit,
     net,

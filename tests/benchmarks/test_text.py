@@ -14,9 +14,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture(autouse=True)
-def _beside_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As scripts they import one another without a package."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
+def _bundled_documents(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MIXWRIGHT_DEV_DATA", raising=False)
 
 

@@ -6,10 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from benchmarks.extraction import (
+from extraction import (
     MARKS,
     PAGES,
     Sample,
@@ -19,6 +16,9 @@ from benchmarks.extraction import (
     samples,
     scores,
 )
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
 from pipelines.reading import html as trees
 from pipelines.reading import prose
 from pipelines.reading.blocks import words
@@ -229,6 +229,7 @@ PIECES = st.one_of(
 
 @settings(deadline=None, max_examples=300)
 @given(st.lists(PIECES, max_size=60).map("".join))
+@example("<a href=/x><article>&lt;p>")
 def test_no_page_raises_and_nothing_is_made_up(page):
     text = main_text(page)
     tree = trees.parse_html(page)
