@@ -20,6 +20,8 @@ def srgb(image: Image.Image) -> Image.Image:
     transform = _to_srgb(profile, plain.mode) if profile else None
     if transform is not None:
         plain = transform.apply(plain)
+    if plain.mode == "RGB":
+        return plain  # which convert would copy
     if plain.mode != "RGBA":
         return plain.convert("RGB")
     white = Image.new("RGBA", plain.size, "white")

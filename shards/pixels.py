@@ -56,7 +56,8 @@ def shrunk(picture: Image.Image) -> Image.Image:
 
 def tint(picture: Image.Image) -> str:
     """The colours of the four quarters, without their brightness: Cb and Cr of each, as hex."""
-    quarters = picture.convert("RGB").resize((2, 2), Image.Resampling.BOX).convert("YCbCr")
+    colours = picture if picture.mode == "RGB" else picture.convert("RGB")  # which copies
+    quarters = colours.resize((2, 2), Image.Resampling.BOX).convert("YCbCr")
     return np.asarray(quarters)[..., 1:].tobytes().hex()
 
 
@@ -95,7 +96,8 @@ def text_share(grey: Grey) -> float:
     rules = [cv2.morphologyEx(strong, cv2.MORPH_OPEN, np.ones(s, np.uint8)) for s in RULE_SHAPES]
     words = cv2.subtract(strong, cv2.max(*rules))
     joined = cv2.morphologyEx(words, cv2.MORPH_CLOSE, np.ones((1, 9), np.uint8))
-    found = cv2.connectedComponentsWithStatsWithAlgorithm(joined, 8, cv2.CV_32S, cv2.CCL_BOLELLI)
+    # Gaps are at least 9 wide after the joining: labels of `SIDE` x `SIDE` pixels fit 16 bits.
+    found = cv2.connectedComponentsWithStatsWithAlgorithm(joined, 8, cv2.CV_16U, cv2.CCL_BOLELLI)
     boxes = found[2][1:]  # 0 is what is around
     width, height, area = (boxes[:, i].astype(float) for i in COMPONENT)
     line = (height >= 4) & (height <= 32) & (width >= 1.5 * height)

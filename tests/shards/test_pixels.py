@@ -107,6 +107,12 @@ def test_frames_and_letters_as_high_as_a_poster_are_no_lines_of_text() -> None:
     assert text_share(np.asarray(lines_of_text(100, 3))) == 0
 
 
+def test_as_many_specks_as_a_picture_holds_are_no_words() -> None:
+    grey = np.zeros((SIDE, SIDE), np.uint8)
+    grey[::4, ::12] = 255
+    assert text_share(grey) == 0
+
+
 # Real pictures
 
 
