@@ -5,6 +5,10 @@ web. Both sides are given the same URLs, the same number of requests under way, 
 and run as their users run them: one command. Images a second are counted after start-up, which is
 the time of a list of one URL.
 
+Storing: the CPU time of a picture from its bytes to those that are stored, in one process. Ours
+decodes, measures and hashes it for the index, and has img2dataset's resizer make the JPEG; beside
+it stands that resizer alone. Its ratio is below 1 by what the measures take.
+
 Then, unless it is to be quick, CLIP scores beside a bare loop, by `benchmarks/images_clip.py`.
 
     make bench-images                                  # about a quarter of an hour
@@ -14,6 +18,7 @@ The last line is one JSON object; its ratios are above 1 where this project is b
 """
 
 import argparse
+import io
 import json
 import os
 import resource
@@ -52,6 +57,7 @@ SIDE, QUALITY = 378, 95
 # Of a list of URLs, how many in a hundred are of each kind; the others are plain pictures.
 KINDS = {"missing": 5, "busy": 2, "noai": 4, "private": 4}
 PICTURES, TILES = 48, 24
+WIDTHS = (320, 512, 640, 1024)  # pixels, of the pictures whose storing is timed
 
 
 def main() -> None:
@@ -64,7 +70,7 @@ def main() -> None:
     options = parser.parse_args()
     n = options.urls or (QUICK if options.quick else URLS)
     repeats, drip = (1, QUICK_DRIP) if options.quick else (3, DRIP)
-    figures = compare_downloads(n, repeats, drip)
+    figures = compare_downloads(n, repeats, drip) | compare_storing(5 * repeats)
     if not options.quick:
         import images_clip  # whose imports our side of the download does without
 
@@ -110,15 +116,22 @@ def compare_downloads(n: int, repeats: int, drip: float) -> dict[str, Any]:
 def make_pictures(folder: Path) -> None:
     """JPEGs of 500 to 1,300 pixels: sheets of the sample's pictures."""
     folder.mkdir()
-    found = sorted((corpus.SAMPLE / "www/pictures.mixwright.example/noto").glob("*.png"))
     for number in range(PICTURES):
         side = 500 + int(800 * share("side", str(number)))
-        sheet = Image.new("RGB", (side, side * 3 // 4), "white")
-        for tile in range(TILES):
-            with Image.open(found[(number * TILES + tile) % len(found)]) as image:
-                small = image.convert("RGBA").resize((side // 6, side * 3 // 16))
-            sheet.paste(small, (tile % 6 * (side // 6), tile // 6 * (side * 3 // 16)), small)
-        sheet.save(folder / f"{number:02d}.jpg", quality=90)
+        (folder / f"{number:02d}.jpg").write_bytes(sheet(number, side))
+
+
+def sheet(number: int, side: int) -> bytes:
+    """A JPEG of `side` x 3/4 `side` pixels."""
+    found = sorted((corpus.SAMPLE / "www/pictures.mixwright.example/noto").glob("*.png"))
+    whole = Image.new("RGB", (side, side * 3 // 4), "white")
+    for tile in range(TILES):
+        with Image.open(found[(number * TILES + tile) % len(found)]) as image:
+            small = image.convert("RGBA").resize((side // 6, side * 3 // 16))
+        whole.paste(small, (tile % 6 * (side // 6), tile // 6 * (side * 3 // 16)), small)
+    file = io.BytesIO()
+    whole.save(file, "JPEG", quality=90)
+    return file.getvalue()
 
 
 def paths(n: int) -> list[str]:
@@ -312,6 +325,44 @@ def report(
 def ratio(found: Mapping[str, float], figure: str, sign: int) -> float:
     """Ours by theirs, or the reverse where less is better."""
     return float((found[f"mixwright_{figure}"] / found[f"img2dataset_{figure}"]) ** sign)
+
+
+# --- storing
+
+
+def compare_storing(repeats: int) -> dict[str, float]:
+    """CPU milliseconds of a picture of each of `WIDTHS`, and the ratio of all."""
+    from shards import images as store  # which our side of the download loads for itself
+
+    resize = store.Resize(SIDE, QUALITY)
+    resizer = store._resizer(resize)
+    sides: dict[str, Callable[[bytes], Any]] = {
+        "mixwright": lambda body: store.stored_image(body, resize),
+        "img2dataset": lambda body: resizer(io.BytesIO(body)),
+    }
+    found, total = dict[str, float](), dict.fromkeys(sides, 0.0)
+    for width in WIDTHS:
+        bodies = [sheet(number, width) for number in range(PICTURES // 4)]
+        for name, least in least_cpu(sides, bodies, repeats).items():
+            found[f"{name}_store_cpu_ms_{width}"] = least / len(bodies) * 1000
+            total[name] += least
+    for key, value in found.items():
+        print(f"{key:32} {value:.2f}")
+    return found | {"store_cpu_ratio": total["img2dataset"] / total["mixwright"]}
+
+
+def least_cpu(
+    sides: Mapping[str, Callable[[bytes], Any]], bodies: Sequence[bytes], repeats: int
+) -> dict[str, float]:
+    """The least CPU seconds that each side takes for all of `bodies`, in turns."""
+    taken: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, side in sides.items():
+            started = time.process_time()
+            for body in bodies:
+                side(body)
+            taken[name].append(time.process_time() - started)
+    return {name: min(each) for name, each in taken.items()}
 
 
 if __name__ == "__main__":

@@ -58,3 +58,16 @@ def test_ratios_are_above_one_where_we_are_better(images: ModuleType):
     assert found["download_images_ratio"] == pytest.approx(2.0)
     assert found["download_cpu_ratio"] == pytest.approx(2.0)
     assert found["mixwright_same_tars"] and found["mixwright_disallowed_fetched"] == 0
+
+
+def test_storing_is_timed_beside_the_resizer(
+    images: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "WIDTHS", (64, 512))
+    found = images.compare_storing(1)
+    ours, theirs = (
+        sum(found[f"{name}_store_cpu_ms_{width}"] for width in (64, 512))
+        for name in ("mixwright", "img2dataset")
+    )
+    assert found["store_cpu_ratio"] == pytest.approx(theirs / ours)
+    assert all(value > 0 for value in found.values())
