@@ -50,6 +50,7 @@ class Counts:
     kept: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
     errors: dict[str, dict[str, int]] = field(default_factory=dict)
+    reported: dict[str, dict[str, int]] = field(default_factory=dict)  # of those that were kept
 
     @property
     def unit(self) -> str:
@@ -86,7 +87,7 @@ def _by_reason(drops: pa.Table, kind: str) -> dict[str, dict[str, int]]:
 def count(read: Mapping[str, int], kept: Mapping[str, int], drops: pa.Table) -> Counts:
     """The counts of a part."""
     dropped, errors = _by_reason(drops, "dropped"), _by_reason(drops, "error")
-    return Counts(dict(read), dict(kept), dropped, errors)
+    return Counts(dict(read), dict(kept), dropped, errors, _by_reason(drops, REPORTED))
 
 
 def total(parts: Iterable[Counts]) -> Counts:
@@ -96,7 +97,11 @@ def total(parts: Iterable[Counts]) -> Counts:
         for mine, more in ((result.read, part.read), (result.kept, part.kept)):
             for unit, n in more.items():
                 mine[unit] = mine.get(unit, 0) + n
-        for sums, extra in ((result.dropped, part.dropped), (result.errors, part.errors)):
+        for sums, extra in (
+            (result.dropped, part.dropped),
+            (result.errors, part.errors),
+            (result.reported, part.reported),
+        ):
             for unit, reasons in extra.items():
                 merged = Counter(sums.get(unit, {})) + Counter(reasons)
                 sums[unit] = dict(sorted(merged.items()))
@@ -155,12 +160,13 @@ def image_drop_row(
 
 
 def _bound_samples(drops: pa.Table) -> pa.Table:
-    """Keep `content` for the records of each reason whose hashed ids are smallest."""
+    """Keep `content` for the records of each reason and kind whose hashed ids are smallest."""
     rows = drops.to_pylist()
-    seen: Counter[tuple[str, str]] = Counter()
+    seen: Counter[tuple[str, str, str]] = Counter()
     for row in sorted(rows, key=lambda row: (schema.digest(row["id"]), row["url"] or "")):
-        seen[row["unit"], row["reason"]] += 1
-        if seen[row["unit"], row["reason"]] > SAMPLES:
+        group = row["unit"], row["reason"], row["kind"]
+        seen[group] += 1
+        if seen[group] > SAMPLES:
             row["content"] = None
     return pa.Table.from_pylist(rows, schema=schema.DROP)
 

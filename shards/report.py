@@ -48,6 +48,7 @@ PICTURE_BYTES = 1_600_000  # of all thumbnails, before base64 adds a third
 POINTS = 400  # along a line
 
 Table = dict[str, Any]  # what the template reads
+Group = tuple[bool, str]  # of the ledger's rows: whether their records were kept, and the reason
 
 
 @dataclass(frozen=True)
@@ -498,41 +499,38 @@ def _dropped(stages: Sequence[Stage], pictures: Pictures) -> list[Table]:
 
 
 def _drop_groups(stage: Stage) -> list[Table]:
-    """A group for each reason, most records first."""
-    units: dict[str, dict[str, int]] = {}
-    for table in (stage.counts.dropped, stage.counts.errors):
+    """A group for each reason, most records first, and then those of what was only reported."""
+    counts, units = stage.counts, dict[Group, dict[str, int]]()
+    for only, table in ((False, counts.dropped), (False, counts.errors), (True, counts.reported)):
         for unit, reasons in sorted(table.items()):
             for reason, n in reasons.items():
-                units.setdefault(reason, {})[unit] = n
+                units.setdefault((only, reason), {})[unit] = n
     samples = _drop_samples(stage) if units else {}
     about = {"corpus": stage.corpus, "stage": stage.name}
     return [
         about
-        | {"reason": reason, "counts": counts, "anchor": _anchor(stage.name, reason)}
-        | {"rows": samples.get(reason, [])}
-        for reason, counts in sorted(units.items(), key=lambda u: (-max(u[1].values()), u[0]))
+        | {"reason": reason, "reported": only, "counts": units[only, reason]}
+        | {"anchor": _anchor(stage.name, reason, *[ledger.REPORTED] * only)}
+        | {"rows": samples.get((only, reason), [])}
+        for only, reason in sorted(units, key=lambda g: (g[0], -max(units[g].values()), g[1]))
     ]
 
 
-def _drop_samples(stage: Stage) -> dict[str, list[Table]]:
-    """The records with content whose hashed ids are smallest, by reason."""
-    best: dict[str, list[Table]] = {}
+def _drop_samples(stage: Stage) -> dict[Group, list[Table]]:
+    """The records with content whose hashed ids are smallest, by group."""
+    best: dict[Group, list[Table]] = {}
     files = ledger.part_files(stage.folder, "ledger")
     for drops in storage.in_parallel(lambda f: _with_content(storage.read_table(f)), files):
-        rows = sorted(drops.to_pylist(), key=_by_reason)
-        for reason, group in groupby(rows, key=lambda row: row["reason"]):
+        rows = sorted(drops.to_pylist(), key=_by_group)
+        for group, mine in groupby(rows, key=_group_of):
             # A pair that is dropped for its image has two rows: the document's comes first.
-            single = {row["id"]: row for row in reversed([*best.get(reason, []), *group])}
-            best[reason] = nsmallest(DROPPED, single.values(), key=_drop_rank)
-    return {reason: [_drop_row(row) for row in rows] for reason, rows in best.items()}
+            single = {row["id"]: row for row in reversed([*best.get(group, []), *mine])}
+            best[group] = nsmallest(DROPPED, single.values(), key=_drop_rank)
+    return {group: [_drop_row(row) for row in rows] for group, rows in best.items()}
 
 
 def _with_content(drops: pa.Table) -> pa.Table:
-    """The ledger's bounded sample, and a few rows of reasons of which none has content.
-
-    Rows of records that were kept all the same are left out.
-    """
-    drops = drops.filter(pc.not_equal(drops["kind"], ledger.REPORTED))
+    """The ledger's bounded sample, and a few rows of reasons of which none has content."""
     sample = drops.filter(drops["content"].is_valid())
     bare = set(drops["reason"].unique().to_pylist()) - set(sample["reason"].unique().to_pylist())
     few = [
@@ -542,8 +540,12 @@ def _with_content(drops: pa.Table) -> pa.Table:
     return pa.concat_tables([sample, *few])
 
 
-def _by_reason(row: Mapping[str, Any]) -> tuple[str, str, str]:
-    return row["reason"], row["unit"], row["url"] or ""
+def _group_of(row: Mapping[str, Any]) -> Group:
+    return row["kind"] == ledger.REPORTED, row["reason"]
+
+
+def _by_group(row: Mapping[str, Any]) -> tuple[Group, str, str]:
+    return _group_of(row), row["unit"], row["url"] or ""
 
 
 def _drop_rank(row: Mapping[str, Any]) -> tuple[bool, str]:

@@ -134,6 +134,30 @@ def test_counts_are_those_of_the_ledger(run: Path) -> None:
         assert f"{reason} {n} document" in " ".join(page.text.split())
 
 
+def test_what_is_only_reported_has_a_group_of_its_own(run: Path) -> None:
+    """Of two evaluation sets one drops documents, the other reports them."""
+    rows = [
+        schema.document("web", f"https://a.example/{i}", [schema.text_part(f"{name} words {i}")])
+        for i, name in enumerate(["lost"] + ["only"] * 9)
+    ]
+    ledgers = [ledger.drop_row(row, "contaminated", detail="gsm8k: a b c") for row in rows]
+    ledgers = ledgers[:1] + [row | {"kind": ledger.REPORTED} for row in ledgers[1:]]
+    counts = {"document": 10}, {"document": 9}
+    drops = pa.Table.from_pylist(ledgers, schema=schema.DROP)
+    out = folder_of(run, "text/decontaminate")
+    ledger.write_part(out, 0, schema.documents(rows[1:]), drops, read=counts[0], kept=counts[1])
+    finish(run, "text/decontaminate")
+    page = Page(report.write_report(run))
+    text = " ".join(page.text.split())
+    assert page.row("decontaminatedocuments")[2:] == ["10", "9", "1", "0", "✓ adds up"]
+    dropped, reported = text.split("contaminated reported, not dropped 9 documents")
+    assert "contaminated 1 document lost words 0" in dropped
+    assert "only words" not in dropped.partition("contaminated 1 document lost")[2]
+    assert reported.count("only words") == report.DROPPED
+    anchors = [attrs["id"] for _, attrs in page.tags if str(attrs.get("id")).startswith("drop-")]
+    assert len(set(anchors)) == len(anchors)
+
+
 def test_an_account_that_does_not_add_up_is_shown(run: Path) -> None:
     file = run / "captions/filter_images-2" / ledger.STAGE_FILE
     about = storage.read_json(file)
@@ -292,7 +316,7 @@ def test_a_run_that_is_not_mixed_yet(tmp_path: Path) -> None:
     write_stage(tmp_path, "text/extract", schema.documents([]), [])
     page = Page(report.write_report(tmp_path))
     assert "has not been mixed yet" in page.text
-    assert "Nothing was dropped" in page.text
+    assert "Nothing was dropped or reported" in page.text
 
 
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
