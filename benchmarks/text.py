@@ -4,13 +4,14 @@ Filters: language, Gopher's repetition and quality, C4 with its edits, FineWeb, 
 with FineWeb's thresholds, each side in a process of its own: CPU seconds a document without
 start-up, peak memory, what is kept, and on how many documents each rule, run by itself on all of
 them, decides alike. Both sides read the same fastText model. Ours run as the pipeline runs them, on
-Arrow tables of `ROWS` documents. Then deduplication, by `benchmarks/text_dedupe.py`.
+Arrow tables of `ROWS` documents. Then, unless it is to be quick, deduplication, by
+`benchmarks/text_dedupe.py`.
 
 The documents: prose of the bundled sample's pages, or of `--documents`; documents made of it with
 planted duplicates; and as many that are cut, repeated and broken up so as to be near a limit.
 
     make bench-text                                    # about ten minutes
-    make bench-text ARGS=--quick                       # about one, once the peers are installed
+    make bench-text ARGS=--quick                       # less than one, once the peer is installed
     make bench-text ARGS="--documents text.jsonl"      # a file or a folder of them, field "text"
 
 The last line is one JSON object; its ratios are above 1 where this project is better.
@@ -50,7 +51,6 @@ from shards import schema
 DATATROVE = ["datatrove[processing]==0.10.1", "spacy==3.8.18"]
 ROWS = 1000  # of a part
 DOCUMENTS, QUICK = 3000, 200
-QUICK_DEDUPE = 1600
 BEFORE_EDITS = [
     FilterSpec(name=name) for name in ("language", "gopher_repetition", "gopher_quality", "c4")
 ]
@@ -75,9 +75,10 @@ def main() -> None:
         measure(*map(Path, options.measure))
         return
     figures = compare_filters(options.documents, QUICK if options.quick else DOCUMENTS)
-    import text_dedupe  # whose imports our side of the filters does without
+    if not options.quick:
+        import text_dedupe  # whose imports our side of the filters does without
 
-    figures |= text_dedupe.compare(QUICK_DEDUPE) if options.quick else text_dedupe.compare()
+        figures |= text_dedupe.compare()
     print(json.dumps(figures))
 
 
