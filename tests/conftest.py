@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests that share the small run on one process, which then makes it once.
+    """Keep the tests that share a small run on one process, which then makes it once.
 
     By the end of their ids, which is what `--dist loadgroup` goes by: the mark `xdist_group`,
     which should put it there, has no effect with pytest 9.2 and pytest-xdist 3.8 (its issue 1386).
     """
     for item in items:
-        shared = "small_run" in getattr(item, "fixturenames", ())
+        shared = {"small_run", "remote_run"} & set(getattr(item, "fixturenames", ()))
         if shared and hasattr(item.config, "workerinput"):
             item._id = NodeId.parse(f"{item.nodeid}@small_run")
 
