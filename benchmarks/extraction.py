@@ -43,6 +43,7 @@ TOKEN = re.compile(r"\w+")
 SHINGLE = 4
 ONE_TO_ONE = "latin-1"  # any bytes are a string of it: JSON has no bytes
 ROUNDS, QUICK_ROUNDS = 5, 2
+TURNS = 4
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,14 @@ def measured(name: str, pages: Sequence[Sample], rounds: int) -> dict[str, Any]:
     return result
 
 
+def in_turns(
+    names: Sequence[str], pages: Sequence[Sample], rounds: int
+) -> dict[str, dict[str, Any]]:
+    """The fastest of each one's turns: a slow spell of the machine is then in nobody's figure."""
+    turns = [{name: measured(name, pages, rounds) for name in names} for _ in range(TURNS)]
+    return {name: min((t[name] for t in turns), key=lambda r: r["seconds"]) for name in names}
+
+
 def _python(name: str) -> Path:
     if name != "trafilatura":
         return Path(sys.executable)
@@ -260,7 +269,8 @@ def main() -> None:
         return
     names = ["mixwright", "resiliparse", *([] if options.quick else ["trafilatura"])]
     pages = [*samples(options.folder), *_joining(options.folder)]
-    totals = {name: report(name, measured(name, pages, rounds), pages) for name in names}
+    found = in_turns(names, pages, rounds)
+    totals = {name: report(name, found[name], pages) for name in names}
     print(json.dumps(summary(totals)))
 
 
