@@ -19,7 +19,7 @@ from PIL import Image
 
 from tests.pipelines.fetching.web import Answer, Handler, Web, redirect, respond, serving, stream
 
-SECONDS = 5.0  # that a URL has
+SECONDS = 15.0  # that a URL has
 MEGABYTE = 1 << 20
 # What docs/images.md says of memory: the process itself, what bodies may hold, and pictures.
 ITSELF, HELD = 320 * MEGABYTE, 32 * MEGABYTE
