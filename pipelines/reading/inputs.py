@@ -20,7 +20,7 @@ from configs.reading import ConfigError
 from pipelines.config import Pages, expand
 from pipelines.reading.compressed import CODECS, Damage, decompressed, whole
 from pipelines.reading.records import Lost, Page, Record
-from pipelines.reading.rows import read_jsonl, read_parquet
+from pipelines.reading.rows import raise_storage_failure, read_jsonl, read_parquet
 from pipelines.reading.warc import read_warc
 from shards.storage import Location, in_parallel, location, matching, open_parquet, open_stream
 from shards.storage import size as file_size
@@ -157,8 +157,7 @@ def _cut_parquet(file: Location, pages: Pages, key: str) -> list[Slice]:
     try:
         opened = open_parquet(file)
     except (OSError, pa.ArrowException, ValueError) as error:
-        if getattr(error, "errno", None) is not None:  # the storage's own failure
-            raise
+        raise_storage_failure(error)
         return [Slice("parquet", (file,))]
     wanted = pages.columns.html or pages.columns.text
     names = opened.schema_arrow.names
@@ -202,8 +201,7 @@ def _read_parquet(file: Location, part: Slice, pages: Pages) -> Iterator[Record]
     try:
         opened = open_parquet(file)
     except (OSError, pa.ArrowException, ValueError) as error:
-        if getattr(error, "errno", None) is not None:
-            raise
+        raise_storage_failure(error)
         yield Lost(None, 0, "bad_record", f"no Parquet file: {error}")
         return
     stop = opened.num_row_groups if part.stop is None else part.stop

@@ -182,6 +182,12 @@ def _clean(text: str) -> str:
     return text
 
 
+def raise_storage_failure(error: Exception) -> None:
+    """Raise an error again that is the storage's own failure, and not damage of what it holds."""
+    if getattr(error, "errno", None) is not None:
+        raise error
+
+
 def read_parquet(
     file: pq.ParquetFile, groups: Sequence[int], columns: Columns, max_bytes: int
 ) -> Iterator[Record]:
@@ -198,8 +204,7 @@ def read_parquet(
         try:
             fields = _fields(file, group, columns)
         except (OSError, pa.ArrowException, ValueError) as error:
-            if getattr(error, "errno", None) is not None:  # the storage's own failure
-                raise
+            raise_storage_failure(error)
             message = f"row group {group}: {error}"
             yield from (Lost(None, position, "bad_record", message) for position in places)
             continue

@@ -26,7 +26,15 @@ from pipelines.config import Tables, expand
 from pipelines.reading.compressed import CODECS
 from pipelines.reading.inputs import COARSER, HEAD
 from pipelines.reading.records import Lost
-from pipelines.reading.rows import RUN, numbered_lines, parse_object, string, value_at, values_at
+from pipelines.reading.rows import (
+    RUN,
+    numbered_lines,
+    parse_object,
+    raise_storage_failure,
+    string,
+    value_at,
+    values_at,
+)
 from shards.images import Sample, adopted, tar_samples
 from shards.storage import Location, in_parallel, open_parquet, open_stream, read_rows
 from shards.storage import size as file_size
@@ -118,8 +126,7 @@ def _cut_parquet(file: Location, tables: Tables, key: str) -> list[Slice]:
     try:
         opened = open_parquet(file)
     except (OSError, pa.ArrowException, ValueError) as error:
-        if getattr(error, "errno", None) is not None:  # the storage's own failure
-            raise
+        raise_storage_failure(error)
         return [Slice(tables, file, "parquet")]
     names, rows = tuple(opened.schema_arrow.names), opened.metadata.num_rows
     part = partial(Slice, tables, file, "parquet", names, _columns(file, names, tables, key))
@@ -344,8 +351,7 @@ def _read_parquet(part: Slice) -> Rows:
     try:
         columns = _parquet_columns(part, stop - part.start)
     except (OSError, pa.ArrowException, ValueError) as error:
-        if getattr(error, "errno", None) is not None:
-            raise
+        raise_storage_failure(error)
         lost = ((at, Lost(None, at, "bad_record", str(error))) for at in range(part.start, stop))
         yield from lost
         return
