@@ -80,6 +80,7 @@ COPIES = 10  # one document of so many repeats another
 VIRTUAL = 32  # hosts that each host of pictures is known by, so that downloads spread
 PARAGRAPHS = 8, 16  # of a page; with the sample's they make about the 500 words of a web page
 LONG = 200  # characters from which a paragraph is taken for prose
+MADE = "http://prose.mixwright.example/made"
 
 JOBS = {"text": "text/dedupe", "captions": "captions/dedupe", "score": "captions/clip", "mix": ""}
 STARTED = ("text", "score")  # the jobs whose start-up is measured, by what their workers load
@@ -211,22 +212,22 @@ def make_input(folder: Path, documents: int, part: int) -> None:
     (folder / "text").mkdir(parents=True, exist_ok=True)
     for first in range(0, half, part):
         numbers = range(first, min(first + part, half))
-        _write_warc(folder / "text" / f"pages-{first // part:06d}.warc.gz", sample, numbers)
+        pages = ((f"{MADE}/{number}.html", sample.page(number)) for number in numbers)
+        write_warc(folder / "text" / f"pages-{first // part:06d}.warc.gz", pages)
     pairs = [sample.caption(number) for number in range(half)]
     table = pa.table({"url": [url for url, _ in pairs], "caption": [text for _, text in pairs]})
     pq.write_table(table, folder / "captions.part")
     (folder / "captions.part").rename(folder / "captions.parquet")
 
 
-def _write_warc(path: Path, sample: Sample, numbers: range) -> None:
+def write_warc(path: Path, pages: Iterable[tuple[str, str]]) -> None:
+    """A crawl of `pages`, each its URL and HTML. What is there stays."""
     if path.exists():
         return
     headers = (("Content-Type", "text/html; charset=utf-8"),)
     with open_warc(path) as writer:
-        for number in numbers:
-            url = f"http://prose.mixwright.example/made/{number}.html"
-            body = sample.page(number).encode()
-            write_response(writer, url, Response(200, "OK", headers, body, cut=False))
+        for url, page in pages:
+            write_response(writer, url, Response(200, "OK", headers, page.encode(), cut=False))
 
 
 @contextmanager
