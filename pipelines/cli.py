@@ -52,7 +52,10 @@ RunFolder = Annotated[
     str, typer.Argument(help="The folder of a run: a path, s3:// or gs://.", show_default=False)
 ]
 Shards = Annotated[
-    str, typer.Argument(help="A folder of shards: a path, s3:// or gs://.", show_default=False)
+    str,
+    typer.Argument(
+        help="Shards, or a run that wrote them: a path, s3:// or gs://.", show_default=False
+    ),
 ]
 
 
@@ -524,7 +527,7 @@ def tune(
             raise fail(str(error), USAGE) from None
 
 
-@app.command(epilog=examples("mixwright verify runs/demo/shards"))
+@app.command(epilog=examples("mixwright verify runs/demo"))
 def verify(
     shards: Shards,
 ) -> None:

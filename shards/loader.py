@@ -169,14 +169,16 @@ def _after(opening: Future[_Shard], work: Callable[[int], Result], position: int
 
 
 def shards_folder(place: str | Location) -> Location:
-    """Where the tars are: in a folder of shards itself, or in the current one of their stage."""
+    """Where the tars are: in a folder of shards itself, or in the current one of a run."""
     home = storage.location(place)
+    if storage.exists(home / ledger.RUN_FILE):
+        home = home / "shards"
     about = ledger.about(home)
     return home / about["folder"] if about else home
 
 
 def open_shards(place: str | Location) -> Shards:
-    """The shards of a run (`runs/demo/shards`) or in a folder; reads their manifest only.
+    """The shards of a run (`runs/demo` or `runs/demo/shards`) or of a folder; reads their manifest.
 
     Raises:
         ShardError: there is no manifest, or it has another format.

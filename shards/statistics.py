@@ -30,10 +30,10 @@ def describe(place: str | Location) -> dict[str, Any]:
     place = storage.location(place)
     if storage.exists(place):
         return describe_documents([place])
-    if storage.exists(shards_folder(place) / MANIFEST):
-        return describe_shards(place)
     if storage.exists(place / ledger.RUN_FILE):
         return describe_run(place)
+    if storage.exists(shards_folder(place) / MANIFEST):
+        return describe_shards(place)
     if files := _document_files(place):
         return describe_documents(files)
     raise FileNotFoundError(

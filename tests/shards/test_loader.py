@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards import loader, storage, tar
+from shards import ledger, loader, storage, tar
 
 
 @given(st.integers(0, 300), st.integers(1, 20), st.integers(0, 320))
@@ -109,6 +109,19 @@ def test_a_torch_data_loader_reads_in_order_with_any_workers(folder: Path) -> No
     for workers in (0, 2):
         read = data.DataLoader(shards, batch_size=None, num_workers=workers)
         assert [sequence.position for sequence in read] == list(range(40))
+
+
+@pytest.mark.parametrize("given", [".", "shards", "shards/1a2b"])
+def test_shards_are_found_by_their_run_their_stage_or_their_folder(
+    folder: Path, tmp_path: Path, given: str
+) -> None:
+    run = tmp_path / "run"
+    (run / "shards").mkdir(parents=True)
+    (run / "shards" / "1a2b").symlink_to(folder)
+    ledger.commit(run / "shards", {"folder": "1a2b"})
+    storage.write_json(run / ledger.RUN_FILE, {"stages": ["shards"]})
+
+    assert len(loader.open_shards(run / given)) == 40
 
 
 def test_a_missing_manifest_names_the_mend(tmp_path: Path) -> None:
