@@ -569,7 +569,7 @@ def report(run: RunFolder) -> None:
 
 
 def _report(run: "Location") -> "Location":
-    from shards.report import write_report
+    from shards.report.page import write_report
 
     page: Location = write_report(run)
     return page

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from shards import images, ledger, report, schema, statistics, storage, tar, tokens
+from shards import images, ledger, schema, statistics, storage, tar, tokens
 from shards.loader import AHEAD, ShardError, open_shards
+from shards.report.page import REPORT, write_report
 from shards.storage import Location, Remote
 from shards.verify import Problem, verify
 from shards.why import why
@@ -251,10 +252,10 @@ def test_a_run_is_described_reported_and_asked_as_on_a_disk(
     for query in (dropped, "http://a.example/2.png", f"{7:016x}{1:016x}"):
         assert why(str(there), query) == why(here, query)
 
-    made = report.write_report(str(there))
-    assert made == there / report.REPORT
-    report.write_report(here)
-    pages = [storage.read_bytes(run / report.REPORT).decode() for run in (here, there)]
+    made = write_report(str(there))
+    assert made == there / REPORT
+    write_report(here)
+    pages = [storage.read_bytes(run / REPORT).decode() for run in (here, there)]
     assert pages[1].replace(str(there), "run") == pages[0]
     assert pages[1].count("data:image/jpeg") == 8  # kept, dropped and packed ones
     assert "picture not shown" not in pages[1]

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import itertools
 import json
 import subprocess
 import sys
@@ -13,11 +12,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
-from shards import images, ledger, measures, report, schema, statistics, storage
+from shards import images, ledger, schema, statistics, storage
+from shards.report.dropped import DROPPED
+from shards.report.page import write_report
+from shards.report.pictures import Pictures
 from tests.shards.browser import visit
 from tests.shards.conftest import WEIGHTS, Mixture
 from tests.shards.stages import finish, folder_of
@@ -124,7 +124,7 @@ class Page(HTMLParser):
 
 
 def test_counts_are_those_of_the_ledger(run: Path) -> None:
-    page = Page(report.write_report(run))
+    page = Page(write_report(run))
     counts = ledger.read_counts(folder_of(run, "captions/download"))
     assert (counts.read["document"], counts.kept["document"]) == (9, 5)
     assert page.row("downloaddocuments")[2:] == ["9", "5", "4", "0", "✓ adds up"]
@@ -147,13 +147,13 @@ def test_what_is_only_reported_has_a_group_of_its_own(run: Path) -> None:
     out = folder_of(run, "text/decontaminate")
     ledger.write_part(out, 0, schema.documents(rows[1:]), drops, read=counts[0], kept=counts[1])
     finish(run, "text/decontaminate")
-    page = Page(report.write_report(run))
+    page = Page(write_report(run))
     text = " ".join(page.text.split())
     assert page.row("decontaminatedocuments")[2:] == ["10", "9", "1", "0", "✓ adds up"]
     dropped, reported = text.split("contaminated reported, not dropped 9 documents")
     assert "contaminated 1 document lost words 0" in dropped
     assert "only words" not in dropped.partition("contaminated 1 document lost")[2]
-    assert reported.count("only words") == report.DROPPED
+    assert reported.count("only words") == DROPPED
     anchors = [attrs["id"] for _, attrs in page.tags if str(attrs.get("id")).startswith("drop-")]
     assert len(set(anchors)) == len(anchors)
 
@@ -163,11 +163,11 @@ def test_an_account_that_does_not_add_up_is_shown(run: Path) -> None:
     about = storage.read_json(file)
     about["counts"]["read"] = {"document": 7}
     storage.write_json(file, about)
-    assert Page(report.write_report(run)).row("filter_images-2documents")[-1] == "✗ 2 missing"
+    assert Page(write_report(run)).row("filter_images-2documents")[-1] == "✗ 2 missing"
 
 
 def test_requested_and_achieved_shares(run: Path) -> None:
-    labels = Page(report.write_report(run)).labels()
+    labels = Page(write_report(run)).labels()
     assert "requested: captions 45.0 %, interleaved 45.0 %, text 10.0 %" in labels
     corpora = statistics.describe_shards(run / "shards")["corpora"]
     for key in ("sequences", "tokens", "images", "documents"):
@@ -182,14 +182,14 @@ def test_prefix_deviation_is_the_worst_over_all_prefixes(run: Path, mixture: Mix
         for name, weight in sorted(WEIGHTS.items())
     }
     expected = ", ".join(f"{name} {value:.2f}" for name, value in worst.items())
-    found = [label for label in Page(report.write_report(run)).labels() if "Deviation" in label]
+    found = [label for label in Page(write_report(run)).labels() if "Deviation" in label]
     assert found == [
         f"Deviation from the requested share by position; worst {expected}; the bound is 1 sequence"
     ]
 
 
 def test_nothing_from_the_web_becomes_markup(run: Path) -> None:
-    file = report.write_report(run)
+    file = write_report(run)
     page, source = Page(file), file.read_text(encoding="utf-8")
     assert EVIL in page.text, "the hostile text is shown"
     assert not {"script", "iframe", "object", "form", "base"} & {tag for tag, _ in page.tags}
@@ -206,12 +206,12 @@ def test_nothing_from_the_web_becomes_markup(run: Path) -> None:
 
 
 def test_the_same_run_gives_the_same_bytes(run: Path) -> None:
-    first = report.write_report(run, run / "a.html").read_bytes()
-    assert report.write_report(run, run / "b.html").read_bytes() == first
+    first = write_report(run, run / "a.html").read_bytes()
+    assert write_report(run, run / "b.html").read_bytes() == first
 
 
 def test_a_threshold_is_marked_over_the_scores_before_it(run: Path) -> None:
-    page = Page(report.write_report(run))
+    page = Page(write_report(run))
     assert "keep from 0.15" in page.text
     assert "captions: 5 values, median 0.2, keep from 0.15" in page.labels()
 
@@ -225,7 +225,7 @@ def test_what_rules_measured_is_drawn_with_its_bounds(run: Path) -> None:
     rows += [[9000.0, None, None, None, None], [5.0, 0.0, 0.0, np.inf, np.nan]]
     columns = [WORDS, LOREM, SHARE, BOTH, FREE]
     write_measures(run, "text/filter", columns, rows[:4], rows[4:])
-    page = Page(report.write_report(run))
+    page = Page(write_report(run))
     labels = [label for label in page.labels() if "measured" in label]
     assert labels == [
         "too_few_words: 13 measured, median 50, 6 dropped, keep from 50",
@@ -242,36 +242,11 @@ def test_what_rules_measured_is_drawn_with_its_bounds(run: Path) -> None:
 
 
 def test_a_run_that_measured_nothing_has_no_section_of_it(run: Path) -> None:
-    assert "What rules measured" not in Page(report.write_report(run)).text
-
-
-values = st.floats(-(2.0**40), 2.0**40, width=32) | st.integers(0, 10**6).map(np.float32)
-
-
-@given(
-    st.lists(values, min_size=1), st.none() | st.floats(0, 1) | st.integers(0, 99), st.booleans()
-)
-def test_bins_part_what_is_kept_from_what_is_not(
-    measured: list[float], limit: float | None, least: bool
-) -> None:
-    near = [] if limit is None else [limit, limit + 1, limit * 1.001, limit * 0.999]
-    measured = [*measured, *near]
-    found = measures.Distribution()
-    found.add(np.array(measured, np.float32))
-    distinct, counts = found.counts()
-    exact = None if limit is None else float(measures.rounded(np.array([limit], np.float32))[0])
-    bound = measures.Bound("x", **{"min" if least else "max": exact})
-    edges = report.measure_edges(distinct, counts, bound)
-    assert np.all(np.diff(edges) > 0)
-    assert len(edges) < 200
-    heights = np.histogram(distinct, edges, weights=counts)[0]
-    assert heights.sum() == len(measured)
-    out = [report._is_out(low, high, bound) for low, high in itertools.pairwise(edges.tolist())]
-    assert heights[out].sum() == counts[bound.broken(distinct)].sum()
+    assert "What rules measured" not in Page(write_report(run)).text
 
 
 def test_the_first_sequence_of_each_corpus_is_shown_whole(run: Path, mixture: Mixture) -> None:
-    text = " ".join(Page(report.write_report(run)).text.split())
+    text = " ".join(Page(write_report(run)).text.split())
     for corpus in WEIGHTS:
         position = next(i for i, row in enumerate(mixture.rows) if row["corpus"] == corpus)
         row = mixture.rows[position]
@@ -285,11 +260,11 @@ def test_damaged_pictures_are_left_out_and_counted(run: Path) -> None:
     tar = folder_of(run, "captions/download") / TAR
     tar.write_bytes(b"\0" * tar.stat().st_size)
     shown = "5 pictures could not be shown"
-    assert shown in Page(report.write_report(run)).text
+    assert shown in Page(write_report(run)).text
 
 
 def test_pictures_stop_when_their_room_is_used_up() -> None:
-    pictures = report.Pictures([], room=6000)
+    pictures = Pictures([], room=6000)
     shown = [pictures.show(png(number)) for number in range(4)]
     assert [uri is not None for uri in shown] == [True, False, False, False]
     assert pictures.skipped == 3
@@ -306,7 +281,7 @@ def test_training_curve(run: Path) -> None:
     file = run / "train/metrics.jsonl"
     file.parent.mkdir()
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    page = Page(report.write_report(run))
+    page = Page(write_report(run))
     assert "20 steps, 600 tokens a second" in page.text
     label = "Loss by step; training from 8.000 to 7.500; held-out from 9.000 to 7.750"
     assert label in page.labels()
@@ -314,21 +289,21 @@ def test_training_curve(run: Path) -> None:
 
 def test_a_run_that_is_not_mixed_yet(tmp_path: Path) -> None:
     write_stage(tmp_path, "text/extract", schema.documents([]), [])
-    page = Page(report.write_report(tmp_path))
+    page = Page(write_report(tmp_path))
     assert "has not been mixed yet" in page.text
     assert "Nothing was dropped or reported" in page.text
 
 
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"run\.json"):
-        report.write_report(tmp_path)
+        write_report(tmp_path)
     storage.write_json(tmp_path / ledger.RUN_FILE, {"stages": ["text/extract"]})
     with pytest.raises(FileNotFoundError, match="no finished stage"):
-        report.write_report(tmp_path)
+        write_report(tmp_path)
 
 
 def test_time_by_stage(run: Path) -> None:
-    page = Page(report.write_report(run))
+    page = Page(write_report(run))
     assert page.row("captions/download") == [
         "captions/download",
         "1.5",
@@ -344,33 +319,20 @@ def test_time_by_stage(run: Path) -> None:
 def test_cost_by_stage_where_the_run_has_a_price(run: Path) -> None:
     about = storage.read_json(run / ledger.RUN_FILE)
     storage.write_json(run / ledger.RUN_FILE, about | {"core_hour_price": 1200.0})
-    page = Page(report.write_report(run))
+    page = Page(write_report(run))
     assert page.row("captions/download")[-1] == "$0.5"
     assert page.row("all stages")[-1] == "$2.00"
     assert "A core hour costs $1,200.00" in page.text
 
 
-@given(st.lists(st.integers(0, 10**7), min_size=1))
-def test_bins_hold_every_count_once(values: list[int]) -> None:
-    edges = report.count_edges(np.array(values))
-    assert np.all(np.diff(edges) > 0)
-    assert np.histogram(values, edges)[0].sum() == len(values)
-
-
-@given(st.text() | st.sampled_from(["http://[", "HTTPS://a.example/", " javascript:x", "http:x"]))
-def test_only_web_addresses_are_links(url: str) -> None:
-    found = report.safe_link(url)
-    assert found is None or found.lower().startswith(("http://", "https://"))
-
-
 def test_it_needs_neither_beam_nor_torch() -> None:
-    code = "import sys, shards.report; print(*{'apache_beam', 'torch'} & set(sys.modules))"
+    code = "import sys, shards.report.page; print(*{'apache_beam', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
 
 
 def test_a_browser_shows_it_and_finds_nothing_to_complain_of(run: Path, tmp_path: Path) -> None:
-    seen = visit(report.write_report(run), tmp_path)
+    seen = visit(write_report(run), tmp_path)
     assert (seen.console, seen.requests) == ([], [])
     assert not seen.blank
 
