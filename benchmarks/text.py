@@ -3,9 +3,9 @@
 Filters: language, Gopher's repetition and quality, C4 with its edits, FineWeb, in that order and
 with FineWeb's thresholds, each side in a process of its own: CPU seconds a document without
 start-up, peak memory, what is kept, and on how many documents each rule, run by itself on all of
-them, decides alike. Both sides read the same fastText model. Ours run as the pipeline runs them, on
-Arrow tables of `ROWS` documents. Then, unless it is to be quick, deduplication, by
-`benchmarks/text_dedupe.py`.
+them, decides alike; with C4's bad words, for which some words that few documents have are the list.
+Both sides read the same fastText model. Ours run as the pipeline runs them, on Arrow tables of
+`ROWS` documents. Then, unless it is to be quick, deduplication, by `benchmarks/text_dedupe.py`.
 
 The documents: prose of the bundled sample's pages, or of `--documents`; documents made of it with
 planted duplicates; and as many that are cut, repeated and broken up so as to be near a limit.
@@ -20,12 +20,13 @@ The last line is one JSON object; its ratios are above 1 where this project is b
 import argparse
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from hashlib import blake2b
 from itertools import islice
@@ -40,6 +41,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from filters import language, text
+from filters.flagged import flagged_share
 from filters.prose import Prose
 from filters.rules import Mask
 from pipelines.config import FilterSpec
@@ -51,6 +53,7 @@ from shards import schema
 DATATROVE = ["datatrove[processing]==0.10.1", "spacy==3.8.18"]
 ROWS = 1000  # of a part
 DOCUMENTS, QUICK = 3000, 200
+LISTED = 100  # words on the list of flagged ones
 BEFORE_EDITS = [
     FilterSpec(name=name) for name in ("language", "gopher_repetition", "gopher_quality", "c4")
 ]
@@ -69,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--documents", default=os.environ.get("MIXWRIGHT_DEV_DATA"))
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} documents")
-    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)  # this project's own side
+    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)  # this project's own side
     options = parser.parse_args()
     if options.measure:
         measure(*map(Path, options.measure))
@@ -85,13 +88,14 @@ def main() -> None:
 def compare_filters(source: str | None, n: int) -> dict[str, float]:
     """Both sides over the same `n` documents."""
     with tempfile.TemporaryDirectory() as folder:
-        read, ours, theirs = (Path(folder) / name for name in ("read", "ours", "theirs"))
-        with read.open("w") as file:
-            file.writelines(json.dumps({"text": value}) + "\n" for value in documents(source, n))
+        read, words, ours, theirs = (Path(folder, name) for name in ("read", "words", "us", "them"))
+        texts = list(documents(source, n))
+        read.write_text("".join(json.dumps({"text": value}) + "\n" for value in texts))
+        words.write_text("\n".join(rare_words(texts)))
         python = peers.environment("datatrove", DATATROVE)
         script = Path(__file__).parent / "text_datatrove.py"
-        run([sys.executable, __file__, "--measure", read, ours])
-        run([python, script, read, language.MODEL, theirs])
+        run([sys.executable, __file__, "--measure", read, words, ours])
+        run([python, script, read, language.MODEL, words, theirs])
         return report(n, json.loads(ours.read_text()), json.loads(theirs.read_text()))
 
 
@@ -143,7 +147,16 @@ def near_limit(value: str, number: int) -> str:
     return "\n".join(" ".join(words[i : i + size]) for i in range(0, len(words), size))
 
 
-def measure(read: Path, result: Path) -> None:
+def rare_words(texts: list[str]) -> list[str]:
+    """Some words and pairs of words that few texts have, in the place of a list of bad ones."""
+    runs = (pair for value in texts for pair in set(re.findall(r"[a-z]+(?: [a-z]+)?", value)))
+    rare = sorted(
+        run for run, count in Counter(runs).items() if count <= max(1, len(texts) // 1000)
+    )
+    return rare[:: max(1, len(rare) // LISTED)]
+
+
+def measure(read: Path, words: Path, result: Path) -> None:
     """Our side: the chain by time, then each rule by itself."""
     texts = list(jsonl_texts(read))
     batches = [table(texts[i : i + ROWS], i) for i in range(0, len(texts), ROWS)]
@@ -154,7 +167,7 @@ def measure(read: Path, result: Path) -> None:
         "seconds": time.process_time() - started,
         "peak_kilobytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         "kept": kept,
-        "dropped": dropped(batches),
+        "dropped": dropped(batches) | {"flagged_words_too_many": flagged(texts, words)},
     }
     result.write_text(json.dumps(figures))
 
@@ -200,6 +213,13 @@ def dropped(batches: list[pa.Table]) -> dict[str, list[int]]:
     for name, reasons in TOGETHER.items():
         masks[name] = np.any([masks[reason] for reason in reasons], axis=0)
     return {reason: np.flatnonzero(mask).tolist() for reason, mask in masks.items()}
+
+
+def flagged(texts: list[str], words: Path) -> list[int]:
+    """Which texts have a word of the list: for C4, one is too many."""
+    shares = flagged_share(texts, words.read_text().splitlines())
+    numbers: list[int] = np.flatnonzero(shares > 0).tolist()
+    return numbers
 
 
 def report(n: int, ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float]:

@@ -13,19 +13,21 @@ from typing import Any
 
 from datatrove.data import Document
 from datatrove.pipeline.filters import (
+    C4BadWordsFilter,
     C4QualityFilter,
     FineWebQualityFilter,
     GopherQualityFilter,
     GopherRepetitionFilter,
     LanguageFilter,
+    c4_filters,
 )
 from fasttext.FastText import _FastText
 
 WARM_UP = "This is a sentence that loads what is loaded on first use. " * 20
 
 
-def main(documents: str, model: str, result: str) -> None:
-    """Run the filters over the documents of a file."""
+def main(documents: str, model: str, words: str, result: str) -> None:
+    """Run the filters over the documents of a file; `words` has one to flag a line."""
     with open(documents) as lines:
         texts = [json.loads(line)["text"] for line in lines]
     steps = cascade(model)
@@ -37,7 +39,7 @@ def main(documents: str, model: str, result: str) -> None:
         "seconds": seconds,
         "peak_kilobytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         "kept": kept,
-        "dropped": dropped(rules(model), texts),
+        "dropped": dropped(rules(model, words), texts),
     }
     with open(result, "w") as file:
         json.dump(figures, file)
@@ -69,13 +71,20 @@ def run(steps: list[Any], texts: list[str]) -> Iterator[Document]:
     return stream
 
 
-def rules(model: str) -> dict[str, Any]:
+def flagged_words(words: str) -> C4BadWordsFilter:
+    """C4's filter of bad words, by a list that is there already."""
+    c4_filters.cached_asset_path_or_download = lambda *_, **__: words
+    return C4BadWordsFilter()
+
+
+def rules(model: str, words: str) -> dict[str, Any]:
     """A filter for each rule, with all other rules turned off, by our word for it."""
     return {
         "language": language_filter(model),
         **{reason: GopherQualityFilter(**quality(name)) for reason, name in QUALITY.items()},
         **{reason: GopherRepetitionFilter(**rule) for reason, rule in REPETITION.items()},
         **{reason: fineweb(name) for reason, name in FINEWEB.items()},
+        "flagged_words_too_many": flagged_words(words),
         "c4_lorem_ipsum": c4(filter_curly_bracket=False, min_num_sentences=-1),
         "c4_curly_bracket": c4(filter_lorem_ipsum=False, min_num_sentences=-1),
         "c4_too_few_sentences": c4(filter_lorem_ipsum=False, filter_curly_bracket=False),

@@ -44,10 +44,12 @@ def test_given_documents_are_read_from_files_and_folders(text: ModuleType, tmp_p
 def test_our_side_is_measured_rule_by_rule(text: ModuleType, tmp_path: Path) -> None:
     values = [*text.documents(None, 6), "", "too short"]
     (tmp_path / "read").write_text("".join(json.dumps({"text": v}) + "\n" for v in values))
-    text.measure(tmp_path / "read", tmp_path / "result")
+    (tmp_path / "words").write_text("short\ntoo long")
+    text.measure(tmp_path / "read", tmp_path / "words", tmp_path / "result")
     found = json.loads((tmp_path / "result").read_text())
     assert found["dropped"]["gopher_too_few_words"][-2:] == [6, 7]
     assert 6 in found["dropped"]["language"]
+    assert 7 in found["dropped"]["flagged_words_too_many"]
     assert set(found["kept"]) < set(range(6))
     assert (found["seconds"] > 0, found["peak_kilobytes"] > 0) == (True, True)
 
