@@ -1,11 +1,13 @@
 """CLIP scores of pictures through the pipeline, beside a bare open_clip loop.
 
 Both score the same pairs of the bundled sample (or of MIXWRIGHT_DEV_DATA) with the same model, in
-batches of 16, decoding included. The loop opens files, one process on one thread, as open_clip's
-documentation has it. Ours is the step clip on the local engine with one worker, from the image
-store to scored documents. Pictures are as the download stores them by default. Start-up (imports,
-the model, the engine) is apart: figures are slopes between a few pairs and all. The models are the
-bundled one and a ViT-B-32 with random weights, which take as long as others.
+batches of 16, decoding included. The loop opens files, one process on one thread, and makes RGB of
+them before the model's transform, as open_clip's loader of WebDataset shards does: the transform
+by itself would resize a palette by nearest pixels. Ours is the step clip on the local engine with
+one worker, from the image store to scored documents. Pictures are as the download stores them by
+default. Start-up (imports, the model, the engine) is apart: figures are slopes between a few pairs
+and all. The models are the bundled one and a ViT-B-32 with random weights, which take as long as
+others.
 
     make bench-images_clip ARGS=--quick        # less than a minute on an idle machine
     make bench-images_clip
@@ -44,7 +46,7 @@ from shards.storage import names, read_table, write_table
 
 VIT = "ViT-B-32"
 BATCH = 16
-PAIRS = {"mixwright-small": (160, 640), VIT: (32, 112)}  # a few, all
+PAIRS = {"mixwright-small": (160, 640), VIT: (32, 224)}  # a few, all
 QUICK = {"mixwright-small": (64, 256)}
 PART = 160
 SIDE = 378  # pixels of the shorter side, of pictures that have more
@@ -103,7 +105,7 @@ def candidates() -> list[tuple[Path, str]]:
     folder = Path(os.environ.get("MIXWRIGHT_DEV_DATA", "unset")) / "captions"
     if (folder / "captions.parquet").exists():
         rows = pq.read_table(folder / "captions.parquet").to_pylist()
-        found = [(folder / row["image"], row["caption"]) for row in rows]
+        found = [(folder / row["file"], row["caption"]) for row in rows]
     else:
         rows = pq.read_table(corpus.SAMPLE / "captions.parquet").to_pylist()
         urls = [(urlsplit(row["url"]), row["caption"]) for row in rows]
@@ -206,8 +208,8 @@ def loop(folder: Path, model: str, weights: str | None) -> None:
     captions = json.loads((folder / "captions.json").read_text())
     for first in range(0, len(files), BATCH):
         with torch.inference_mode():
-            images = [preprocess(Image.open(file)) for file in files[first : first + BATCH]]
-            pictures = network.encode_image(torch.stack(images))
+            opened = (Image.open(file).convert("RGB") for file in files[first : first + BATCH])
+            pictures = network.encode_image(torch.stack([preprocess(each) for each in opened]))
             words = network.encode_text(tokenizer(captions[first : first + BATCH]))
             pictures /= pictures.norm(dim=-1, keepdim=True)
             words /= words.norm(dim=-1, keepdim=True)

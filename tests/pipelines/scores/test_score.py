@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -23,6 +24,7 @@ from shards import ledger, schema
 from shards.images import open_image, store_images
 from shards.storage import read_table, write_table
 from tests.pipelines.by_hand import run_stage, source, write_stage
+from tests.pipelines.small import SAMPLE
 from tests.trainer.networks import shape_pairs, tiny_network
 from trainer.filter_network import Options, Settings, train
 from trainer.pairs import read_pairs, split
@@ -277,3 +279,58 @@ def test_the_bundled_weights_are_known_by_their_hash():
     weights = Path(clip.__file__).parent / "weights" / "mixwright-small.safetensors"
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     assert score_stage("s", source("a"), source("b"), [Clip()]).config[0][1] == [digest]
+
+
+def saved(picture: Image.Image, kind: str = "PNG") -> bytes:
+    out = io.BytesIO()
+    picture.save(out, kind)
+    return out.getvalue()
+
+
+def deep(picture: Image.Image) -> bytes:
+    """A PNG of 16 bits a channel, whose lower eight are noise."""
+    levels = np.asarray(picture).astype(np.uint16) << 8
+    levels |= np.random.default_rng(1).integers(0, 256, levels.shape, np.uint16)
+    _, body = cv2.imencode(".png", levels if levels.ndim == 2 else levels[..., ::-1])
+    return body.tobytes()
+
+
+def in_many_modes() -> dict[str, tuple[bytes, Image.Image]]:
+    """A photograph's bytes in each mode, and what is to be seen of them."""
+    path = SAMPLE / "www" / "stamps.mixwright.example" / "wallpapers"
+    photograph = Image.open(min(path.glob("*.jpg"))).resize((300, 200))
+    few, grey = photograph.quantize(32), photograph.convert("L")
+    cut = photograph.convert("RGBA")
+    cut.paste((0, 0, 0, 0), (50, 50, 150, 150))
+    white = photograph.copy()
+    white.paste("white", (50, 50, 150, 150))
+    inks = saved(photograph.convert("CMYK"), "JPEG")
+    return {
+        "RGB": (saved(photograph), photograph),
+        "palette": (saved(few), few.convert("RGB")),
+        "grey": (saved(grey), grey),
+        "alpha": (saved(cut), white),
+        "CMYK": (inks, Image.open(io.BytesIO(inks)).convert("RGB")),
+        "16-bit": (deep(photograph), photograph),
+        "16-bit grey": (deep(grey), grey),
+    }
+
+
+def test_scores_are_those_of_open_clip_by_itself_in_any_mode(tmp_path: Path):
+    """Of pictures in RGB: its transform would resize a palette by nearest pixels."""
+    given, caption = in_many_modes(), "mountains in the morning"
+    urls = {name: f"http://a.example/{name}" for name in given}
+    replies = [(urls[name], body, None) for name, (body, _) in given.items()]
+    index = store_images(replies, tmp_path / "download" / "store" / "a.tar", "store/a.tar")
+    write_table(tmp_path / "download" / "index" / f"{ledger.part_name(0)}.parquet", index)
+    documents = schema.documents([pair(url, caption) for url in urls.values()])
+    inputs = write_stage(tmp_path / "dedupe", [documents]), tmp_path / "download"
+    place = run(tmp_path, inputs, Clip())
+    ours = [dict(each)["similarity"] for each in named(place, 0)]
+    bare = load_clip()
+    with torch.inference_mode():
+        shown = torch.stack([bare.preprocess(picture) for _, picture in given.values()])
+        pictures = bare.model.encode_image(shown, normalize=True)
+        words = bare.model.encode_text(bare.tokenizer([caption]), normalize=True)
+    assert ours == pytest.approx((pictures @ words.T)[:, 0].tolist(), abs=1e-4)
+    assert ours[1] != ours[0]  # few colours show in a score
