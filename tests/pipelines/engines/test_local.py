@@ -63,13 +63,18 @@ def test_work_that_kills_every_worker_fails_and_says_why(tmp_path: Path) -> None
     assert ledger.about(tmp_path / "mortal") is None
 
 
+def _grandchildren() -> set[psutil.Process]:
+    """Among them the workers, children of the process that they are forked from."""
+    return {each for child in psutil.Process().children() for each in child.children()}
+
+
 def test_a_worker_that_dies_while_others_are_still_starting(tmp_path: Path) -> None:
-    before = set(psutil.Process().children())  # servers of other tests
+    before = _grandchildren()  # of other tests
 
     def kill_first() -> None:
-        while not (shells := set(psutil.Process().children()) - before):
+        while not (workers := _grandchildren() - before):
             time.sleep(0.01)
-        shells.pop().kill()
+        workers.pop().kill()
 
     thread = threading.Thread(target=kill_first)
     thread.start()
