@@ -236,10 +236,13 @@ def pool_workers() -> list[psutil.Process]:
 
 
 def workers(run: Run) -> list[psutil.Process]:
-    """Beam's Python workers."""
+    """Beam's Python workers; the local engine forks them from a child of the command."""
     if run.setting == "external":
         return pool_workers()
-    return _children(run.process, f"{BEAM}.sdk_worker_main")
+    with suppress(psutil.NoSuchProcess):
+        forked = [worker for server in run.process.children() for worker in server.children()]
+        return _processes([worker.pid for worker in forked])
+    return []
 
 
 def executors(run: Run) -> list[psutil.Process]:

@@ -72,7 +72,7 @@ def _context() -> ForkServerContext:
 
 
 def _work(environment: Mapping[str, str]) -> None:
-    """Beam's own worker; it is told by variables, and the process it is forked from has old ones."""
+    """Beam's own worker, which is told what to do by the variables of the environment."""
     os.environ.clear()
     os.environ.update(environment)
     sdk_worker_main.main([])
