@@ -23,7 +23,7 @@ contracts: .venv/installed ## which folder may import which
 	$(BIN)/lint-imports
 
 unit: .venv/installed ## pytest on two processes
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 format: .venv/installed ## rewrite the code as ruff formats it
 	$(BIN)/ruff check --fix

@@ -17,16 +17,26 @@ if TYPE_CHECKING:
     from pipelines.fetching.site import Site
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests that share a small run on one process, which then makes it once.
+# What many tests share, each made once and all of them on one process.
+SHARED = {"small_run", "remote_run", "spark", "flink"}
 
-    By the end of their ids, which is what `--dist loadgroup` goes by: the mark `xdist_group`,
-    which should put it there, has no effect with pytest 9.2 and pytest-xdist 3.8 (its issue 1386).
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file on one process, and those that share a run or a cluster.
+
+    The latter go first, since they take longest. By the end of their ids, which is what
+    `--dist loadgroup` goes by: the mark `xdist_group`, which should put it there, has no effect
+    with pytest 9.2 and pytest-xdist 3.8 (its issue 1386).
     """
+    if not items or not hasattr(items[0].config, "workerinput"):
+        return
+    items.sort(key=lambda item: _group(item) != "shared")
     for item in items:
-        shared = {"small_run", "remote_run"} & set(getattr(item, "fixturenames", ()))
-        if shared and hasattr(item.config, "workerinput"):
-            item._id = NodeId.parse(f"{item.nodeid}@small_run")
+        item._id = NodeId.parse(f"{item.nodeid}@{_group(item)}")
+
+
+def _group(item: pytest.Item) -> str:
+    return "shared" if SHARED.intersection(getattr(item, "fixturenames", ())) else str(item.path)
 
 
 @pytest.fixture(scope="session")

@@ -19,11 +19,8 @@ from tests.flink.cluster import Cluster, cluster
 from tests.jvm import require_java, worker_pool
 from tests.pipelines.small import run_quietly, small_recipe
 
-pytestmark = [
-    pytest.mark.xdist_group("flink"),
-    # Flink leaves without a word to workers that are threads of this process.
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
-]
+# Flink leaves without a word to workers that are threads of this process.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 
 
 @pytest.fixture(scope="module")
