@@ -9,15 +9,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from filters.ranking import auc
+
 SHUFFLES = 10
 POOLED = "pooled"
-
-
-def auc(matched: NDArray[np.float32], shuffled: NDArray[np.float32]) -> float:
-    """Chance that a matched score exceeds a shuffled one, ties counting half."""
-    ordered = np.sort(shuffled)
-    below = np.searchsorted(ordered, matched, "left") + np.searchsorted(ordered, matched, "right")
-    return float(below.mean() / (2 * len(shuffled)))
 
 
 def shuffled_scores(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from configs.reading import ConfigError
 from filters.classifiers import PREFIX, library
 from filters.quality import BAD, GOOD, one_line, quality
+from filters.ranking import auc
 from pipelines.reading.compressed import whole
 from shards.storage import Location, exists, location, names, read_table, write_atomic
 
@@ -118,13 +119,6 @@ def _figures(good: NDArray[np.float32], bad: NDArray[np.float32]) -> tuple[float
     """Area under the ROC curve, precision and recall at 0.5."""
     found, wrong = int((good >= 0.5).sum()), int((bad >= 0.5).sum())
     return auc(good, bad), found / max(found + wrong, 1), found / len(good)
-
-
-def auc(good: NDArray[Any], bad: NDArray[Any]) -> float:
-    """The probability that a good one's score is higher than a bad one's; a tie is half."""
-    ordered = np.sort(bad)
-    below, upto = (np.searchsorted(ordered, good, side) for side in ("left", "right"))
-    return float((below + upto).mean() / (2 * len(bad)))
 
 
 def _texts(place: Location) -> list[str]:

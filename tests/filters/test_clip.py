@@ -38,8 +38,8 @@ from filters.clip import (
     pair_scores,
     scorer,
 )
+from filters.ranking import auc
 from trainer.bundled_network import HELD_OUT, caption_pairs, distinct, is_held_out
-from trainer.separation import auc
 from trainer.separation import separation as separation_by_source
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample"

@@ -4,19 +4,16 @@ import gzip
 import json
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from typer.testing import CliRunner
 from zstandard import ZstdCompressor
 
 from configs.reading import ConfigError
 from filters.quality import quality
 from pipelines.cli import app
-from pipelines.scores.train_quality import Trained, _corpus, _split, _texts, auc, train
+from pipelines.scores.train_quality import Trained, _corpus, _split, _texts, train
 
 
 def write(folder: Path, word: str, count: int = 60) -> Path:
@@ -105,15 +102,6 @@ def test_both_kinds_are_evenly_among_each_other():
     lines = _corpus([["g"] * 3, ["b"] * 6]).splitlines()
     assert [line.split()[0] for line in lines[:3]].count("__label__good") == 1
     assert lines.count("__label__good g") == 3
-
-
-SCORES = st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=1)
-
-
-@given(SCORES, SCORES)
-def test_auc_is_the_share_of_pairs_in_order(good: list[float], bad: list[float]):
-    pairs = [(g > b) + (g == b) / 2 for g in good for b in bad]
-    assert auc(np.array(good), np.array(bad)) == pytest.approx(sum(pairs) / len(pairs))
 
 
 def test_the_command_says_how_good_the_classifier_is(
