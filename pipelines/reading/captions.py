@@ -14,7 +14,7 @@ from pipelines.reading.tables import Row, Slice, read_slice, slices
 from pipelines.stage import Part, Place, Stage
 from shards import ledger, schema
 from shards.ledger import part_name
-from shards.storage import Location, write_table
+from shards.storage import write_table
 from shards.stores.options import StorageOptions
 
 
@@ -31,7 +31,7 @@ def read_stage(name: str, sources: Sequence[Tables], storage: StorageOptions) ->
             "pipelines.reading.rows",
             "pipelines.reading.compressed",
         ),
-        files=tuple(dict.fromkeys(_files(parts))),
+        files=tuple(dict.fromkeys(part.file for part in parts)),
         parts=lambda _: len(parts),
     )
 
@@ -41,10 +41,6 @@ def _named(sources: Sequence[Tables]) -> Iterator[tuple[Tables, str]]:
     key = "corpora.captions.read"
     for number, tables in enumerate(sources):
         yield tables, key if len(sources) == 1 else f"{key}.{number}"
-
-
-def _files(parts: Sequence[Slice]) -> Iterator[Location]:
-    return (part.file for part in parts)
 
 
 def _read(numbers: Any, place: Place, parts: Sequence[Slice], adopts: bool) -> Any:
@@ -118,9 +114,7 @@ def _pair(
         None,
         [schema.image_part(row["url"] or ""), schema.text_part(text)],
         licence=row.get("licence") or tables.default_licence,
-        extra=json.dumps(row["extra"], sort_keys=True, ensure_ascii=False)
-        if row["extra"]
-        else None,
+        extra=_json(row["extra"]),
         file=file,
         position=position,
     )
