@@ -7,6 +7,7 @@ number. What follows a broken member is found again by the next magic number.
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 import zstandard
@@ -42,6 +43,12 @@ ZSTD = Codec(
     1 << 13,
 )
 CODECS = {".gz": GZIP, ".zst": ZSTD}
+
+
+def plain_suffix(file: Location) -> str:
+    """The suffix that tells a file's format, in lower case: the one before .gz or .zst."""
+    name = PurePosixPath(file.name)
+    return (name.with_suffix("") if name.suffix in CODECS else name).suffix.lower()
 
 
 def decompressed(

@@ -5,12 +5,11 @@ HTML files. No file is read through to find its parts. A compressed JSONL file c
 from its start, and so is by each of its parts, which are therefore larger (`COARSER`).
 """
 
-import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
@@ -18,9 +17,15 @@ import pyarrow as pa
 
 from configs.reading import ConfigError
 from pipelines.config import Pages, expand
-from pipelines.reading.compressed import CODECS, Damage, decompressed, whole
+from pipelines.reading.compressed import CODECS, Damage, decompressed, plain_suffix, whole
 from pipelines.reading.records import Lost, Page, Record
-from pipelines.reading.rows import raise_storage_failure, read_jsonl, read_parquet
+from pipelines.reading.rows import (
+    COARSER,
+    first_lines,
+    raise_storage_failure,
+    read_jsonl,
+    read_parquet,
+)
 from pipelines.reading.warc import read_warc
 from shards.storage import Location, in_parallel, location, matching, open_parquet, open_stream
 from shards.storage import size as file_size
@@ -39,8 +44,6 @@ SUFFIXES: dict[str, Format] = {
     ".parquet": "parquet",
 }
 WILD = frozenset("*?[")
-HEAD = 1 << 16  # bytes of a JSONL file that tell how long its lines are
-COARSER = 10  # times more rows has a part of a compressed file than another
 
 
 @dataclass(frozen=True)
@@ -89,9 +92,8 @@ def _files(pattern: str, pages: Pages, key: str, storage: StorageOptions) -> lis
 
 
 def _known(file: Location) -> Format | None:
-    """The format that the name of a file tells: the suffix before .gz or .zst."""
-    name = PurePosixPath(file.name)
-    return SUFFIXES.get((name.with_suffix("") if name.suffix in CODECS else name).suffix.lower())
+    """The format that the name of a file tells."""
+    return SUFFIXES.get(plain_suffix(file))
 
 
 def _format(file: Location, pages: Pages, key: str) -> Format:
@@ -130,26 +132,18 @@ def _cut(file: Location, pages: Pages, key: str) -> list[Slice]:
     known = _format(file, pages, key)
     if known == "parquet":
         return _cut_parquet(file, pages, key)
-    return _cut_jsonl(file, pages.rows_per_part) if known == "jsonl" else [Slice(known, (file,))]
+    return _cut_jsonl(file, pages) if known == "jsonl" else [Slice(known, (file,))]
 
 
-def _cut_jsonl(file: Location, rows: int) -> list[Slice]:
+def _cut_jsonl(file: Location, pages: Pages) -> list[Slice]:
     """Byte ranges of about as many rows; of a compressed file, shares."""
-    size, length = max(file_size(file), 1), _line_length(file)
+    size, rows = max(file_size(file), 1), pages.rows_per_part
+    _, length = first_lines(file, pages.max_bytes)
     if file.suffix in CODECS:
         count = math.ceil(size / (length * rows * COARSER))
         return [Slice("jsonl", (file,), share=(number, count)) for number in range(count)]
     step = math.ceil(rows * length)
     return [Slice("jsonl", (file,), start=a, stop=a + step) for a in range(0, size, step)]
-
-
-def _line_length(file: Location) -> float:
-    """The bytes that a line takes in the file, going by the first ones."""
-    with open_stream(file) as stream:
-        head = stream.read(HEAD)
-    pieces = decompressed(io.BytesIO(head), CODECS.get(file.suffix))
-    lines = sum(piece.count(b"\n") for piece in pieces if isinstance(piece, bytes))
-    return max(len(head), 1) / max(lines, 1)
 
 
 def _cut_parquet(file: Location, pages: Pages, key: str) -> list[Slice]:

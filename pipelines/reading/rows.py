@@ -4,6 +4,7 @@ Where a row holds what is said by `Columns`; without it, fields are looked for w
 FineWeb and Dolma put them.
 """
 
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
@@ -13,13 +14,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.config import Columns
-from pipelines.reading.compressed import Codec, Damage, decompressed
+from pipelines.reading.compressed import CODECS, Codec, Damage, decompressed
 from pipelines.reading.records import Lost, Page, Prose, Record
+from shards.storage import Location, open_stream
 
 # Where fields are if the recipe does not say; the first that a row has.
 URLS = ("url", "metadata.url")
 SNAPSHOTS = ("dump", "metadata.dump")
 RUN = 1000  # lines that stay together where several parts read one compressed file
+HEAD = 1 << 16  # bytes of a file that tell how long its lines are
+COARSER = 10  # times more rows has a part of a compressed file than another
 
 Row = Mapping[str, Any]  # by what `Columns` calls a field; bytes are text that is not decoded yet
 
@@ -70,6 +74,15 @@ def numbered_lines(
         # The line that byte start - 1 is in is of the slice before.
         if position >= start and number // RUN % share[1] == share[0]:
             yield position, line
+
+
+def first_lines(file: Location, max_bytes: int) -> tuple[list[bytes], float]:
+    """Lines at the beginning of a file, and how many of its bytes one takes."""
+    with open_stream(file) as stream:
+        head = stream.read(HEAD)
+    found = numbered_lines(io.BytesIO(head), max_bytes, CODECS.get(file.suffix))
+    lines = [line for _, line in found if isinstance(line, bytes)]
+    return lines, max(1, len(head)) / max(1, len(lines))
 
 
 def _lines(

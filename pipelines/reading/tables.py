@@ -9,25 +9,25 @@ DataComp, COYO, LAION, CC3M, CC12M and img2dataset write them, in any case of le
 """
 
 import csv
-import io
 import math
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
 
 from configs.reading import ConfigError
 from pipelines.config import Tables, expand
-from pipelines.reading.compressed import CODECS
-from pipelines.reading.inputs import COARSER, HEAD
+from pipelines.reading.compressed import CODECS, plain_suffix
 from pipelines.reading.records import Lost
 from pipelines.reading.rows import (
+    COARSER,
     RUN,
+    first_lines,
     numbered_lines,
     parse_object,
     raise_storage_failure,
@@ -90,7 +90,7 @@ def _cut(file: Location, tables: Tables, key: str) -> list[Slice]:
         return _cut_parquet(file, tables, key)
     if format == "tar":
         return [_whole_tar(file, tables, key)]
-    lines, bytes_a_line = _first_lines(file, tables.max_bytes)
+    lines, bytes_a_line = first_lines(file, tables.max_bytes)
     names, headed = _named(format, lines)
     if not lines:
         return []
@@ -105,14 +105,13 @@ def _cut(file: Location, tables: Tables, key: str) -> list[Slice]:
 
 
 def _format(file: Location, tables: Tables, key: str) -> Format:
-    """By the recipe, or by the name of the file, the suffix before .gz or .zst."""
-    name = PurePosixPath(file.name)
-    plain = name.with_suffix("") if name.suffix in CODECS else name
-    if name.suffix in CODECS and plain.suffix == ".tar":
+    """By the recipe, or by the name of the file."""
+    suffix = plain_suffix(file)
+    if file.suffix in CODECS and suffix == ".tar":
         raise ConfigError(
             f"{key}: {file} is compressed, and pictures are read where they are: unpack it first"
         )
-    known = tables.format or SUFFIXES.get(plain.suffix.lower())
+    known = tables.format or SUFFIXES.get(suffix)
     if known is None:
         raise ConfigError(
             f"{key}: the format of {file} cannot be told by its name; write {key}.format, "
@@ -154,16 +153,6 @@ def _told(sample: Sample) -> Row:
     """What the texts of a sample say, by column."""
     text = sample.texts.get("txt")
     return sample.facts | ({} if text is None else {TXT: text})
-
-
-def _first_lines(file: Location, max_bytes: int) -> tuple[list[bytes], float]:
-    """Lines at the beginning of a file, and how many of its bytes one takes."""
-    with open_stream(file) as stream:
-        head = stream.read(HEAD)
-    codec = CODECS.get(file.suffix)
-    found = numbered_lines(io.BytesIO(head), max_bytes, codec)
-    lines = [line for _, line in found if isinstance(line, bytes)]
-    return lines, max(1, len(head)) / max(1, len(lines))
 
 
 def _named(format: Format, lines: Sequence[bytes]) -> tuple[tuple[str, ...], bool]:  # noqa: A002
