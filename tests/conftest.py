@@ -16,17 +16,16 @@ if TYPE_CHECKING:
     from pipelines.config import Recipe
     from pipelines.fetching.site import Site
 
-
 # What many tests share, each made once and all of them on one process.
 SHARED = {"small_run", "remote_run", "spark", "flink"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file on one process, and those that share a run or a cluster.
+    """Keep the tests of a file on one process, and so those that share a run or a cluster.
 
-    The latter go first, since they take longest. By the end of their ids, which is what
-    `--dist loadgroup` goes by: the mark `xdist_group`, which should put it there, has no effect
-    with pytest 9.2 and pytest-xdist 3.8 (its issue 1386).
+    These go first, since together they take longest. `--dist loadgroup` goes by the end of an id:
+    the mark `xdist_group`, which should put the group there, has no effect with pytest 9.2 and
+    pytest-xdist 3.8 (its issue 1386).
     """
     if not items or not hasattr(items[0].config, "workerinput"):
         return
@@ -36,7 +35,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _group(item: pytest.Item) -> str:
-    return "shared" if SHARED.intersection(getattr(item, "fixturenames", ())) else str(item.path)
+    shared = SHARED.intersection(getattr(item, "fixturenames", ()))
+    return "shared" if shared else item.nodeid.partition("::")[0]
 
 
 @pytest.fixture(scope="session")
