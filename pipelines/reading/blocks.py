@@ -188,10 +188,16 @@ def _pieces(html: str) -> list[str]:
     if "<!--" in html:
         before, *rest = html.split("<!--")
         html = before + "".join(piece.partition("-->")[2] for piece in rest)
-    if "<?" in html:
+    # A lone "?" is rare, and found faster than two characters of which one is all over the page.
+    if "?" in html and "<?" in html:
         html = INSTRUCTION.sub("", html)
-    if html.count("<") != html.count(">"):
-        html = TAG.sub(lambda tag: f"<{tag[1].replace('<', '?')}>", html)
+    pieces = _split(html)
+    if len(pieces) != 2 * html.count("<") + 1:
+        pieces = _split(TAG.sub(lambda tag: f"<{tag[1].replace('<', '?')}>", html))
+    return pieces
+
+
+def _split(html: str) -> list[str]:
     return html.replace("<", ">").split(">")
 
 

@@ -23,7 +23,8 @@ DEFAULT = "cp1252"  # of servers and browsers, and so the one that most often me
 NOT_ASCII = bytes(range(128))
 RUN = re.compile(rb"[\x80-\xff]{2,}")
 TOLERATED = 0.1  # undecodable characters to bytes that are not ASCII
-ESCAPES = (b"\x1b$B", b"\x1b$@")  # of ISO-2022-JP
+ESCAPE = b"\x1b"
+ESCAPES = (ESCAPE + b"$B", ESCAPE + b"$@")  # of ISO-2022-JP
 WIDE = 0.3  # of every other byte is zero in UTF-16 ...
 OTHER = 0.1  # ... and less of those between
 
@@ -45,7 +46,8 @@ def decode(data: bytes, charset: str | None) -> str:
             return data[len(mark) :].decode(encoding, "replace")
     if wide := _wide(data):
         return data.decode(wide, "replace")
-    if data.isascii() and any(escape in data for escape in ESCAPES):
+    # One byte is found much faster than three, and nearly no page has it.
+    if ESCAPE in data and data.isascii() and any(escape in data for escape in ESCAPES):
         return data.decode("iso2022_jp", "replace")
     try:
         return data.decode()

@@ -31,7 +31,8 @@ def parse_html(html: bytes | str | HTMLTree, charset: str | None = None) -> HTML
         return html
     tree = HTMLTree.parse(html if isinstance(html, str) else decode(html, charset))
     document = tree.document
-    elements = 0 if document is None else len(document.query_selector_all("*"))
+    # Not by a selector, of which the first is slow.
+    elements = 0 if document is None else len(document.get_elements_by_tag_name("*"))
     if elements > MAX_ELEMENTS:
         raise PageTooComplexError(f"{elements} elements")
     # One native selector: a walk in Python to find the depth costs more than the parse.
