@@ -70,9 +70,10 @@ class Blocks:
     """The blocks of text of a page and the elements around them, in document order.
 
     Of each block: text, gap before it (0 cell, 1 line, 2 paragraph), bytes of link text, number
-    of links and the element that it stands in. Of each block-level element: tag, attributes,
-    parent and its blocks, from `first` to before `last`. `mass` is cumulative: mass[j] - mass[i]
-    is that of blocks i to j, as are `size` and `linked` (bytes) and `anchors`.
+    of links, the element that it stands in and the tag that it stands within. Of each block-level
+    element: tag, attributes, parent and its blocks, from `first` to before `last`. `mass` is
+    cumulative: mass[j] - mass[i] is that of blocks i to j, as are `size` and `linked` (bytes) and
+    `anchors`.
     """
 
     texts: list[str] = field(default_factory=list)
@@ -80,6 +81,7 @@ class Blocks:
     links: list[int] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     owners: list[int] = field(default_factory=list)
+    within: list[str] = field(default_factory=list)
     tags: list[str] = field(default_factory=list)
     attributes: list[str] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
@@ -90,10 +92,6 @@ class Blocks:
     size: list[int] = field(default_factory=list)
     linked: list[int] = field(default_factory=list)
     anchors: list[int] = field(default_factory=list)
-
-    def tag(self, block: int) -> str:
-        """The tag of the element that a block stands in."""
-        return self.tags[self.owners[block]]
 
     def held(self, node: int) -> int:
         """The mass inside an element."""
@@ -212,8 +210,8 @@ def _decorates(names: str) -> bool:
 
 
 def _summed(page: Blocks) -> Blocks:
-    tags = (page.tags[node] for node in page.owners)
-    page.masses = list(map(_mass, page.texts, page.links, tags))
+    page.within = [page.tags[node] for node in page.owners]
+    page.masses = list(map(_mass, page.texts, page.links, page.within))
     page.mass = [0, *accumulate(page.masses)]
     page.size = [0, *accumulate(map(len, page.texts))]
     page.linked = [0, *accumulate(page.links)]

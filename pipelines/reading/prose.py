@@ -23,7 +23,7 @@ blocks of text:
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import import_module
@@ -193,13 +193,16 @@ FURNITURE = (
     r"story continues below.*|article continues.*|"
     r"(?:share|tweet|print|e-?mail|save|reprints?|pin it|whatsapp|facebook|twitter|linkedin)"
     r"(?:\W+(?:share|tweet|print|e-?mail|save|pin it|whatsapp|facebook|twitter|linkedin))*|"
-    r"source: .*|foto:? .*|(?:.{0,60}\b)?all rights reserved\W*|.{0,40}getty images\W*|"
+    r"source: .*|foto:? .*|"
     r"\d+ (?:shares?|comments?|views?|likes?)|"
     r"(?:click|tap) (?:here|to) .*|loading\W*|skip (?:to|ad).*|(?:sign|log) ?(?:in|up)\b.*|"
     r"(?:first )?(?:published|updated|posted|last (?:modified|updated)|aktualisiert|stand)\b"
     r"(?: on| at| by)?\W.*\d.*"
 )
 LINE = re.compile(rf"(?P<comments>{COMMENTS})|(?P<related>{RELATED})|(?P<furniture>{FURNITURE})")
+# Furniture by its end, where the words are at all: looking for what may come before them costs
+# as much as all that is known by its beginning.
+OWNED = re.compile(r"(?:.{0,60}\b)?all rights reserved\W*|.{0,40}getty images\W*")
 BYLINE = re.compile(r"By [A-Z][\w.’'-]+(?: [A-Z][\w.’'-]+){1,3}(?:[,|].*)?")
 MAX_LINE = 120
 # Beginnings by which even a long one is known.
@@ -249,7 +252,7 @@ def _mixwright(tree: HTMLTree, url: str | None) -> str:
     if body is None:
         return ""
     found = select(tree, TELLING)
-    article = _article(tree, found)
+    article = _article(found, body)
     if article is None:
         _shed([e for e in found if e.tag in SHED], body)
         article = body
@@ -257,7 +260,7 @@ def _mixwright(tree: HTMLTree, url: str | None) -> str:
     return _joined(page, _kept(page, tree.title or ""))
 
 
-def _article(tree: HTMLTree, found: Iterable[ElementNode]) -> ElementNode | None:
+def _article(found: Iterable[ElementNode], body: ElementNode) -> ElementNode | None:
     """The one element that says it is the article and holds the page's paragraphs, if any.
 
     Asked of the parser, so that the rest of a large page need not be read in Python.
@@ -270,19 +273,18 @@ def _article(tree: HTMLTree, found: Iterable[ElementNode]) -> ElementNode | None
     if not claims:
         return None
     for rank in sorted(claims, reverse=True):
-        held = [(sum(_paragraphs(e.query_selector_all("p")[:])), e) for e in claims[rank][:CLAIMS]]
+        held = [(_in_paragraphs(e), e) for e in claims[rank][:CLAIMS]]
         mass, element = max(held, key=lambda pair: pair[0])
         rivals = [e for other, e in held if other >= mass / 5 and not _nested(e, element)]
-        if mass >= SEVERAL * PARAGRAPH and not rivals and _is_share(mass, SHARES[rank], tree):
+        if mass >= SEVERAL * PARAGRAPH and not rivals and _is_share(mass, SHARES[rank], body):
             return element
     return None
 
 
-def _is_share(mass: int, share: float, tree: HTMLTree) -> bool:
+def _is_share(mass: int, share: float, body: ElementNode) -> bool:
     """Whether the page's paragraphs are no more than `mass` is said to be the share of."""
     # All its text is asked for first: one call, while that for paragraphs is one for each.
-    whole = len(tree.body.text or "") if tree.body else 0
-    return mass >= share * whole or mass >= share * sum(_paragraphs(select(tree, "p")))
+    return mass >= share * len(body.text or "") or mass >= share * _in_paragraphs(body)
 
 
 def _nested(one: ElementNode, other: ElementNode) -> bool:
@@ -296,9 +298,11 @@ def _rank(element: ElementNode) -> int:
     return max(named, 2) if element.tag == "article" else named
 
 
-def _paragraphs(elements: Sequence[ElementNode]) -> Iterator[int]:
-    lengths = (len(element.text or "") for element in elements)
-    return (length for length in lengths if length >= PARAGRAPH)
+def _in_paragraphs(element: ElementNode) -> int:
+    """Characters of the paragraphs inside `element`."""
+    # Not by a selector, which costs as much as the texts of dozens of them.
+    lengths = [len(p.text or "") for p in element.get_elements_by_tag_name("p")[:]]
+    return sum(length for length in lengths if length >= PARAGRAPH)
 
 
 def _shed(furniture: Sequence[ElementNode], body: ElementNode) -> None:
@@ -345,7 +349,7 @@ def _without_headline(page: Blocks, kept: list[int], title: str) -> list[int]:
     """`kept` without the page's own title above the first paragraph."""
     start = next((n for n, i in enumerate(kept) if page.masses[i]), 0)
     spaced = f" {_spaced(title)} "
-    above = (i for i in kept[:start] if not _is_headline(page.tag(i), page.texts[i], spaced))
+    above = (i for i in kept[:start] if not _is_headline(page.within[i], page.texts[i], spaced))
     return [*above, *kept[start:]]
 
 
@@ -434,8 +438,9 @@ def _kinds(page: Blocks) -> list[str]:
 def _boilerplate(page: Blocks) -> bytearray:
     """1 for every block of a subtree that readers skip."""
     dropped = bytearray(len(page.texts))
-    total, end = page.mass[-1], 0
-    headline = next((i for i, node in enumerate(page.owners) if page.tags[node] == "h1"), None)
+    mass, anchors = page.mass, page.anchors
+    total, end = mass[-1], 0
+    headline = page.within.index("h1") if "h1" in page.within else None
     elements = zip(page.first, page.last, page.tags, page.attributes, strict=True)
     for node, (first, last, tag, attributes) in enumerate(elements):
         if first < end or first == last:
@@ -446,10 +451,11 @@ def _boilerplate(page: Blocks) -> bytearray:
             limit = known(tag, attributes)
         if limit and (tag == "header" or (headline is not None and first <= headline < last)):
             limit = DROPPABLE_HEAD
-        elif limit > DROPPABLE and page.mass[first] == 0:
+        elif limit > DROPPABLE and mass[first] == 0:
             limit = DROPPABLE
-        if (limit and page.held(node) <= limit * total) or (
-            page.anchors[last] > page.anchors[first] and _is_list_of_links(page, node)
+        held = mass[last] - mass[first]
+        if (limit and held <= limit * total) or (
+            held == 0 and anchors[last] > anchors[first] and _is_list_of_links(page, node)
         ):
             dropped[first:last] = b"\1" * (last - first)
             end = last
@@ -512,15 +518,14 @@ def _hides(name: str, value: str) -> bool:
 
 
 def _is_list_of_links(page: Blocks, node: int) -> bool:
+    """Whether an element without paragraphs is a list of links to other pages."""
     first, last = page.first[node], page.last[node]
     anchors = page.anchors[last] - page.anchors[first]
     linked = page.linked[last] - page.linked[first]
     density = LINK_DENSITY if anchors >= MIN_LINKS else SURELY
     if anchors < MIN_LINKS and page.tags[node] not in LISTS:
         return False
-    if linked < density * (page.size[last] - page.size[first]):
-        return False
-    return page.held(node) == 0 and linked >= HEADLINE * anchors
+    return linked >= max(density * (page.size[last] - page.size[first]), HEADLINE * anchors)
 
 
 def _container(page: Blocks) -> int:
@@ -536,8 +541,7 @@ def _named_container(page: Blocks) -> int:
     for node, (first, last) in enumerate(zip(page.first, page.last, strict=True)):
         if mass[last] - mass[first] < least:
             continue
-        rank = _claim(page.tags[node], page.attributes[node])
-        if rank:
+        if rank := _claim(page.tags[node], page.attributes[node]):
             claims.setdefault(rank, []).append(node)
     for rank in sorted(claims, reverse=True):
         root = _common(page, _outermost(page, claims[rank]))
@@ -590,10 +594,11 @@ def _common(page: Blocks, nodes: Sequence[int]) -> int:
 def _entered(page: Blocks, root: int) -> int:
     """The smallest element below `root` that holds most of its mass, and of its other text."""
     best = root
-    for node in range(root + 1, len(page.tags)):
-        if page.first[node] >= page.last[best]:
+    first, last, tags, parents = page.first, page.last, page.tags, page.parents
+    for node in range(root + 1, len(tags)):
+        if first[node] >= last[best]:
             break
-        if page.parents[node] == best and page.tags[node] in ENTERABLE:
+        if parents[node] == best and tags[node] in ENTERABLE:
             share = page.held(node) / max(1, page.held(best))
             if share >= ENTERED and (
                 share >= SURELY or _free(page, node) >= 0.6 * _free(page, best)
@@ -612,17 +617,18 @@ def _free(page: Blocks, node: int) -> int:
 
 def _without_furniture(page: Blocks, kept: list[int], root: int) -> list[int]:
     """`kept` without the short blocks that are no part of the text."""
-    notes = {i: _note(page, i) for i in kept if not page.masses[i]}
+    masses, tags = page.masses, page.within
+    notes = {i: _note(page, i) for i in kept if not masses[i]}
     kept = _cut(page, kept, notes, root)
-    start = next((n for n, i in enumerate(kept) if page.masses[i] or page.tag(i) in SUBTITLES), 0)
-    end = max((n for n, i in enumerate(kept) if page.masses[i]), default=len(kept))
-    mass = sum(page.masses[i] for i in kept)
-    strict = sum(page.masses[i] for i in kept if page.tag(i) == "p") >= MOSTLY * mass
+    start = next((n for n, i in enumerate(kept) if masses[i] or tags[i] in SUBTITLES), 0)
+    end = max((n for n, i in enumerate(kept) if masses[i]), default=len(kept))
+    mass = sum(masses[i] for i in kept)
+    strict = sum(masses[i] for i in kept if tags[i] == "p") >= MOSTLY * mass
     stays: list[int] = []
     for n, i in enumerate(kept):
         if NO_PARAGRAPH.match(page.texts[i]):
             continue
-        if page.masses[i] or (not notes[i] and _belongs(page, i, n < start, n > end, strict)):
+        if masses[i] or (not notes[i] and _belongs(page, i, n < start, n > end, strict)):
             stays.append(i)
     return _headings_over_text(page, stays)
 
@@ -630,17 +636,18 @@ def _without_furniture(page: Blocks, kept: list[int], root: int) -> list[int]:
 def _note(page: Blocks, block: int) -> str:
     """What a line says that it is: "comments", "related", "furniture", or nothing."""
     text = page.texts[block]
-    if len(text) > MAX_LINE or page.tag(block) in QUIET:
+    if len(text) > MAX_LINE or page.within[block] in QUIET:
         return ""
-    match = LINE.fullmatch(text.lower().rstrip(PUNCTUATION))
-    if match:
+    line = text.lower().rstrip(PUNCTUATION)
+    if match := LINE.fullmatch(line):
         return match.lastgroup or ""
-    return "furniture" if text.startswith("By ") and BYLINE.fullmatch(text) else ""
+    owned = ("all rights reserved" in line or "getty images" in line) and OWNED.fullmatch(line)
+    return "furniture" if owned or (text[:3] == "By " and BYLINE.fullmatch(text)) else ""
 
 
 def _belongs(page: Blocks, block: int, before: bool, after: bool, strict: bool) -> bool:
     """Whether a block that is no paragraph is part of the text."""
-    text, tag = page.texts[block], page.tag(block)
+    text, tag = page.texts[block], page.within[block]
     if tag in HEADINGS:
         return True
     home = tag in SHORT_AT_HOME or page.tags[page.parents[page.owners[block]]] in SHORT_AT_HOME
@@ -672,7 +679,7 @@ def _end_of_section(page: Blocks, block: int, note: str, root: int) -> int:
     last = page.last[_section(page, block, root)]
     above = page.mass[block] - page.mass[page.first[root]]
     below = page.mass[last] - page.mass[block]
-    if page.links[block] and page.tag(block) not in HEADINGS:  # a way to them, not their title
+    if page.links[block] and page.within[block] not in HEADINGS:  # a way to them, not their title
         limit = DROPPABLE_HEAD
     elif note == "comments" and CERTAIN.search(page.texts[block]):
         limit = 1.0 if above >= SCATTERED * total else 0.0
@@ -704,7 +711,7 @@ def _headings_over_text(page: Blocks, kept: list[int]) -> list[int]:
     stays: list[int] = []
     below = 0
     for i in reversed(kept):
-        level = HEADINGS.get(page.tag(i), 0)
+        level = HEADINGS.get(page.within[i], 0)
         if level and level >= below:
             continue
         stays.append(i)
