@@ -78,6 +78,7 @@ LINES = _words("li dt dd tr caption legend optgroup option")
 CELLS = frozenset(("td", "th"))
 WORD_BREAK = re.compile(r"[\s_-]+|(?<=[a-z])(?=[A-Z])")
 SPACE = re.compile(r"\s+")
+DECLARED = "link[rel~=license][href], a[rel~=license][href], meta[name][content]"
 LICENCE_META = re.compile(r"dc(terms)?\.(rights|license)", re.IGNORECASE)
 NAMES = 1 << 16  # of elements, of which some come again and again
 
@@ -323,14 +324,16 @@ def page_licence(html: bytes | str | HTMLTree, url: str | None = None) -> str | 
     picture), and the Dublin Core metas for rights and licence.
     """
     tree = parse_html(html)
-    base = _base(tree, url or "")
-    for link in select(tree, "link[rel~=license][href], a[rel~=license][href]"):
-        if link.closest("figure") is None and (target := _join(base, attribute(link, "href"))):
+    # One selector for all, since each walks over the whole tree.
+    declared = select(tree, DECLARED)
+    if links := [e for e in declared if e.tag != "meta" and e.closest("figure") is None]:
+        base = _base(tree, url or "")
+        targets = (_join(base, attribute(link, "href")) for link in links)
+        if target := next(filter(None, targets), None):
             return target
-    for meta in select(tree, "meta[name][content]"):
-        if LICENCE_META.fullmatch(attribute(meta, "name")):
-            return attribute(meta, "content").strip() or None
-    return None
+    metas = (e for e in declared if e.tag == "meta")
+    named = (e for e in metas if LICENCE_META.fullmatch(attribute(e, "name")))
+    return next((attribute(e, "content").strip() or None for e in named), None)
 
 
 def read_page(
