@@ -62,6 +62,8 @@ def test_the_text_of_a_page_is_one_part_or_none():
         "<div>Advertisement</div>",
         "<p>By Ada Brandt</p>",
         "<p>Photo: Ada Brandt/The Courier, all rights reserved by the photographer, 2019.</p>",
+        "<p>The Courier, 2019. All rights reserved.</p>",
+        "<p>The river in winter. Getty Images.</p>",
         "<p><a href=/x>Read the whole report of the engineers about the bridge</a></p>",
         "<p>Read more: <a href=/x>Who will pay for the bridge?</a></p>",
         "<ul><li><a href=/x>A headline that leads to another story</a></li></ul>",
