@@ -23,6 +23,8 @@ from tests.tools import lacking
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ("java", "mvn")
+# Of JVMs that live for minutes: the second compiler takes more of a processor than it gives back.
+SHORT_LIVED = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
 
 @dataclass(frozen=True)

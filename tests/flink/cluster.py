@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # this file is run by its path, too
 
-from tests.jvm import assemble, logged, serve, terminable  # noqa: E402
+from tests.jvm import SHORT_LIVED, assemble, logged, serve, terminable  # noqa: E402
 
 POM = Path(__file__).with_name("pom.xml")
 # Flink runs all steps of a job at once, and every shuffle between them holds network buffers: the
@@ -58,7 +58,7 @@ def cluster(folder: Path, settings: str = SETTINGS) -> Iterator[Cluster]:
 
 
 def _job_server(jars: Path, folder: Path) -> list[str]:
-    small = ["-Xmx1g", "-XX:+UseSerialGC", f"-Djava.io.tmpdir={folder}"]
+    small = ["-Xmx1g", *SHORT_LIVED, f"-Djava.io.tmpdir={folder}"]
     main = ["-cp", f"{jars}/*", "org.apache.beam.runners.flink.FlinkJobServerDriver"]
     flink = ["--flink-master=[local]", f"--flink-conf-dir={folder / 'conf'}"]
     ports = ["--job-port=0", "--artifact-port=0", "--expansion-port=0"]

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # this file is run by its path, too
 
 from tests.jvm import (  # noqa: E402
+    SHORT_LIVED,
     Server,
     assemble,
     logged,
@@ -150,7 +151,7 @@ class _Spark:
             "spark.driver.host": "127.0.0.1",
             "spark.driver.bindAddress": "127.0.0.1",
             "spark.executor.memory": self.executor_memory,
-            "spark.executor.extraJavaOptions": " ".join(ADD_OPENS),
+            "spark.executor.extraJavaOptions": " ".join([*SHORT_LIVED, *ADD_OPENS]),
             "spark.ui.enabled": "false",
             **settings,
         }
@@ -165,9 +166,17 @@ class _Spark:
         properties: Mapping[str, str] = MappingProxyType({}),
     ) -> list[str]:
         given = [f"-D{name}={value}" for name, value in properties.items()]
-        small = [f"-Xmx{heap}", "-XX:+UseSerialGC"]
         classes = ["-cp", f"{self.jars}/*", main]
-        return ["java", *small, *ADD_OPENS, LOGGING, *given, *classes, *options]
+        return [
+            "java",
+            f"-Xmx{heap}",
+            *SHORT_LIVED,
+            *ADD_OPENS,
+            LOGGING,
+            *given,
+            *classes,
+            *options,
+        ]
 
 
 def _children(pid: int) -> list[tuple[int, str]]:
