@@ -311,10 +311,10 @@ def main() -> None:
     files = pictures(QUICK_PICTURES if quick else None)
     seen = look_at(files, QUICK_CHANGED if quick else CHANGED)
     limits = Limits()
-    for flat in range(0, limits.distance + 1, 2):
-        print(f"\nhashes {limits.distance} bits apart, of flat pictures {flat}")
-        quality(seen, Limits(limits.distance, flat))
-    print(f"\nby default, {limits.distance} and {limits.flat_distance}")
+    for distance in (6, 8, 12):
+        print(f"\nhashes {distance} bits apart")
+        quality(seen, Limits(distance))
+    print(f"\nby default, {limits.distance}")
     figures = {"pictures": float(len(seen))} | quality(seen, limits) | variant_recalls(seen, limits)
     table = table_of([each.row for each in seen])
     figures |= growth(table, QUICK_SIZES if quick else SIZES, limits)

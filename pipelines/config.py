@@ -281,14 +281,7 @@ class Near(Strict):
 class NearImage(Strict):
     """Pictures that look alike, as `filters.looks` says, are duplicates."""
 
-    distance: Annotated[int, Field(ge=0, le=12)] = 8  # bits of 64 in which hashes may differ
-    flat_distance: Annotated[int, Field(ge=0)] = 4  # of pictures largely of one shade
-
-    @model_validator(mode="after")
-    def _flat_ones_are_closer(self) -> "NearImage":
-        if self.flat_distance > self.distance:
-            raise ValueError("flat_distance is no more than distance")
-        return self
+    distance: Annotated[int, Field(ge=0, le=12)] = 10  # bits of 64 in which hashes may differ
 
 
 class Semantic(Strict):

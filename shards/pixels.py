@@ -17,7 +17,7 @@ Grey = NDArray[np.uint8]  # of shape [height, width]
 
 
 def measure(picture: Image.Image) -> dict[str, Any]:
-    """The columns of `schema.IMAGE` that pixels tell: `phash`, `tint` and four measures.
+    """The columns of `schema.IMAGE` that pixels tell: `phash`, `tint`, `thumb` and four measures.
 
     `contrast` is the standard deviation of grey, 0 to 127.5; `uniformity` the largest share of
     pixels within 16 neighbouring levels of grey, 1/16 to 1.
@@ -28,6 +28,7 @@ def measure(picture: Image.Image) -> dict[str, Any]:
     return {
         "phash": phash(small),
         "tint": tint(picture),
+        "thumb": thumb(small),
         "contrast": _deviation(levels),
         "uniformity": float(np.convolve(levels, np.ones(NEAR_LEVELS)).max() / grey.size),
         "sharpness": sharpness(grey),
@@ -42,6 +43,11 @@ def phash(small: Image.Image) -> str:
     # The size that imagehash would bring it to by itself, which takes most of its time.
     thumb = small.resize((32, 32), Image.Resampling.LANCZOS, reducing_gap=2.0)
     return str(imagehash.phash(thumb))
+
+
+def thumb(small: Image.Image) -> bytes:
+    """A picture as `shrunk` gives it in 16 x 16 levels of grey, smooth enough to be moved."""
+    return small.resize((16, 16), Image.Resampling.BICUBIC, reducing_gap=4.0).tobytes()
 
 
 def shrunk(picture: Image.Image) -> Image.Image:

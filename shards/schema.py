@@ -52,6 +52,7 @@ IMAGE = pa.schema(
         ("md5", pa.string()),
         ("phash", pa.string()),  # 64-bit perceptual hash, 16 hex digits
         ("tint", pa.string()),  # Cb and Cr of the four quarters, 16 hex digits
+        ("thumb", pa.binary(256)),  # 16 x 16 levels of grey, squashed, row by row
         ("width", pa.int32()),  # pixels, of the original
         ("height", pa.int32()),
         ("format", pa.string()),  # "jpeg", "png", "gif", "webp", as it is stored

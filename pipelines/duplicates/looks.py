@@ -4,9 +4,9 @@ Documents whose pictures look exactly the same are linked by that, as by any key
 each look once, however many copies of a blank picture it has. Hashes within `distance` bits agree
 in at least one of `distance + 1` blocks of bits: each look goes to the partition of every block's
 value, and there `filters.hamming` finds those that are near, of which all that is known is
-compared. A block of seven bits has values enough for hundreds of partitions, of which none holds
-more than a few hundredths of all looks, 45 bytes a row. Of what a partition finds alike it sends on
-a tree, not all pairs.
+compared. A block of six bits has values enough for hundreds of partitions, of which none holds
+more than a few hundredths of all looks, 293 bytes a row. Of what a partition finds alike it sends
+on a tree, not all pairs.
 """
 
 from collections.abc import Iterable
@@ -33,7 +33,7 @@ Group = tuple[int, Iterable[pa.Table]]
 
 def limits(asked: NearImage) -> Limits:
     """What a recipe asks for, as rules take it."""
-    return Limits(asked.distance, asked.flat_distance)
+    return Limits(asked.distance)
 
 
 def by_block(looks: pa.Table, nodes: Nodes, place: Place, distance: int) -> Pieces:

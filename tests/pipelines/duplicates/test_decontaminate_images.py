@@ -96,7 +96,7 @@ def test_pictures_of_evaluation_sets_go_and_are_named(sets: Path, tmp_path: Path
 
 
 def test_at_no_distance_only_what_hashes_alike_goes(sets: Path, tmp_path: Path):
-    place = run(tmp_path, [str(sets / "vqa" / "*.jpg")], distance=0, flat_distance=0)
+    place = run(tmp_path, [str(sets / "vqa" / "*.jpg")], distance=0)
     rows = ledger.read_drops(place.out).to_pylist()
     assert "0" in {row["image"] for row in rows}
     assert "3" not in {row["image"] for row in rows}
