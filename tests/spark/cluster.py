@@ -166,17 +166,8 @@ class _Spark:
         properties: Mapping[str, str] = MappingProxyType({}),
     ) -> list[str]:
         given = [f"-D{name}={value}" for name, value in properties.items()]
-        classes = ["-cp", f"{self.jars}/*", main]
-        return [
-            "java",
-            f"-Xmx{heap}",
-            *SHORT_LIVED,
-            *ADD_OPENS,
-            LOGGING,
-            *given,
-            *classes,
-            *options,
-        ]
+        machine = [f"-Xmx{heap}", *SHORT_LIVED, *ADD_OPENS, LOGGING, *given]
+        return ["java", *machine, "-cp", f"{self.jars}/*", main, *options]
 
 
 def _children(pid: int) -> list[tuple[int, str]]:
