@@ -5,7 +5,8 @@ darker) that count as one with the picture that they are made of, by kind of pic
 variant. Precision is over a set of the real pictures and of one variant of each: the pairs found
 that are one picture among all that are found. Of two real pictures that are found to be alike
 someone has to say whether they are one: a comparison of both at 32 x 32 pixels, in grey and in
-colour, that the hashes have no part in. Those it calls one count neither way.
+colour, unmoved, that neither hashes nor thumbs have a part in. Those it calls one count neither
+way.
 
 Then growth: the time that made looks take, whose hashes are crosses of real ones, ten times as many
 each time; with all pairs it would grow a hundredfold.
