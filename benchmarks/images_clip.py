@@ -37,7 +37,7 @@ import text_dedupe
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.config import Clip
-from pipelines.engines import local  # noqa: F401  the local engine's workers
+from pipelines.engines.local import forks
 from pipelines.scores.score import score_stage
 from pipelines.stage import Place, Stage
 from shards import ledger, schema
@@ -178,7 +178,7 @@ def ours(folder: Path, model: str, weights: str | None) -> None:
             "--direct_num_workers=1",
         ]
     )
-    with beam.Pipeline(options=engine) as pipeline:
+    with forks(), beam.Pipeline(options=engine) as pipeline:
         parts = pipeline | beam.Create(range(place.parts), reshuffle=False) | beam.Reshuffle()
         stage.build(parts, place)
     tables = [

@@ -49,7 +49,7 @@ from filters import minhash
 from pipelines.config import Dedupe, Near
 from pipelines.duplicates import alike
 from pipelines.duplicates.dedupe import dedupe_stage
-from pipelines.engines import local  # noqa: F401  the local engine's workers
+from pipelines.engines.local import forks
 from pipelines.stage import Place, Stage
 from shards import ledger, schema
 from shards.storage import names, read_table
@@ -411,7 +411,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.child:
         recipe, given, out, workers = options.child
-        run_dedupe(Path(given), Path(out), Dedupe.model_validate_json(recipe), int(workers))
+        with forks():
+            run_dedupe(Path(given), Path(out), Dedupe.model_validate_json(recipe), int(workers))
         return
     with tempfile.TemporaryDirectory() as fresh:
         folder = options.folder or Path(fresh)

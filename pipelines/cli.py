@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import version
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -234,6 +234,7 @@ def _write_job(recipe: "Recipe", planned: list["Planned"]) -> None:
 def _run(recipe: "Recipe", planned: list["Planned"], names: list[str]) -> None:
     """Run stages, with the log and the status of the run beside them."""
     from configs.reading import ConfigError
+    from pipelines.engines.local import forks
     from pipelines.engines.runners import check_reach, pipeline_options
     from pipelines.terminal import status
     from pipelines.terminal.logs import LOG_FILE, logs_to
@@ -244,7 +245,7 @@ def _run(recipe: "Recipe", planned: list["Planned"], names: list[str]) -> None:
     state = status.begin(out, names, recipe.runner.engine, about)
     outcome: status.State = "failed"
     try:
-        with logs_to(out):
+        with logs_to(out), forks() if recipe.runner.engine == "local" else nullcontext():
             _execute(recipe, planned, options, state)
         outcome = "done"
     except KeyboardInterrupt:

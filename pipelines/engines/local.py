@@ -4,13 +4,12 @@ Beam would start each as a new interpreter, which takes seconds to import it, fo
 run; and it would wait for ever for one that has died.
 """
 
-import atexit
 import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from typing import Any
@@ -67,16 +66,24 @@ class _Worker(GrpcWorkerHandler):  # type: ignore[misc]
             time.sleep(0.1)
 
 
-@cache
-def _context() -> ForkServerContext:
-    """Forks of a process of its own, which has no threads of Beam's and no model of ours.
+@contextmanager
+def forks() -> Iterator[None]:
+    """The process that workers are forked from starts ahead of the first and ends with the block.
 
-    It would outlive this process by a moment; waited for, what it and its forks took of the
-    processor is part of what the command took.
+    Left alone it would outlive the command, and hold open what the command writes its log to.
     """
+    _context()
+    forkserver.ensure_running()
+    try:
+        yield
+    finally:
+        forkserver._forkserver._stop()  # type: ignore[attr-defined]
+
+
+def _context() -> ForkServerContext:
+    """Forks of a process of its own, which has no threads of Beam's and no model of ours."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "pipelines.recipe"])
-    atexit.register(forkserver._forkserver._stop)  # type: ignore[attr-defined]
     return context
 
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,8 @@ def _beside(run: Location) -> Path:
 @contextmanager
 def _standard_error_to(logger: logging.Logger) -> Iterator[None]:
     """Turn lines on the file descriptor of standard error, ours and children's, into records."""
+    # It lives as long as this process does, and would hold the pipe open for as long.
+    resource_tracker.ensure_running()
     sys.stderr.flush()
     saved = os.dup(2)
     reading, writing = os.pipe()
