@@ -34,6 +34,7 @@ from pipelines.demo import HOSTS, SAMPLE, prepare
 from pipelines.fetching.site import serve
 from pipelines.recipe import stages_of
 from pipelines.run import execute, plan
+from shards.loader import open_shards
 
 DEMO = checkout.ROOT / "configs" / "demo.yaml"
 CHOSEN = "multi_processing"
@@ -96,10 +97,10 @@ def _family(process: psutil.Process) -> list[psutil.Process]:
 
 
 def shard_digest(out: Path) -> str:
-    """One hash over the bytes of all shards."""
+    """One hash over the bytes of all shards, by the sums that `mixwright verify` checks."""
     state = hashlib.sha256()
-    for file in sorted((out / "shards").glob("mixwright-*")):
-        state.update(file.read_bytes())
+    for shard in open_shards(out).manifest["shards"]:
+        state.update(shard["sha256"].encode())
     return state.hexdigest()
 
 

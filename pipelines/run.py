@@ -301,15 +301,18 @@ def _changes(planned: Planned, place: Place, counts: ledger.Counts) -> bool:
 
 
 def _metrics(results: Iterable[Any]) -> dict[str, dict[str, int]]:
-    """Every stage's counters summed, and the largest of its distributions, over all jobs."""
+    """Every stage's counters summed, and the largest of its distributions, over all jobs.
+
+    Not every engine has a value for every metric: Prism lists some without one.
+    """
     found: dict[str, dict[str, int]] = {}
     for metrics in (result.metrics().query(MetricsFilter()) for result in results):
         for each in metrics["counters"]:
             stage, name = found.setdefault(each.key.metric.namespace, {}), each.key.metric.name
-            stage[name] = stage.get(name, 0) + int(each.result)
+            stage[name] = stage.get(name, 0) + int(each.result or 0)
         for each in metrics["distributions"]:
             stage, name = found.setdefault(each.key.metric.namespace, {}), each.key.metric.name
-            stage[name] = max(stage.get(name, 0), int(each.result.max))
+            stage[name] = max(stage.get(name, 0), int(each.result.max if each.result else 0))
     return found
 
 
