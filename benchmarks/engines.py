@@ -99,7 +99,7 @@ def _family(process: psutil.Process) -> list[psutil.Process]:
 def shard_digest(out: Path) -> str:
     """One hash over the bytes of all shards, by the sums that `mixwright verify` checks."""
     state = hashlib.sha256()
-    for shard in open_shards(out).manifest["shards"]:
+    for shard in open_shards(out / "shards").manifest["shards"]:
         state.update(shard["sha256"].encode())
     return state.hexdigest()
 
