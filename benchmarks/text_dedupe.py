@@ -28,7 +28,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -377,11 +377,19 @@ def _print(figures: Figures) -> None:
 
 def growth(sizes: Sequence[int], folder: Path, workers: int, options: Dedupe) -> Figures:
     """Cost a document and memory of our dedupe by size."""
-    figures: Figures = {}
     print(f"\n{workers} worker(s), {PART} documents a part")
-    print(f"{'documents':>10}{'CPU ms each':>13}{'wall s':>9}{'MB of all':>11}{'MB of one':>11}")
+    return grown("documents", sizes, lambda size: ours(folder, size, options, workers))
+
+
+def grown(what: str, sizes: Sequence[int], run: Callable[[int], Usage]) -> Figures:
+    """Cost of each of `what` and memory by size, printed as they are found, and as figures.
+
+    `growth_cost_ratio` is the cost at the last size but one over that at the last.
+    """
+    figures: Figures = {}
+    print(f"{what:>10}{'CPU ms each':>13}{'wall s':>9}{'MB of all':>11}{'MB of one':>11}")
     for size in sizes:
-        used = ours(folder, size, options, workers)
+        used = run(size)
         each = used.cpu * 1000 / size
         print(
             f"{size:>10,}{each:>13.3f}{used.wall:>9.1f}{used.memory / 1e6:>11,.0f}"
@@ -392,7 +400,7 @@ def growth(sizes: Sequence[int], folder: Path, workers: int, options: Dedupe) ->
         figures[f"growth_{size}_largest"] = used.largest
     if len(sizes) > 1:
         before, last = (figures[f"growth_{size}_cpu_ms"] for size in sizes[-2:])
-        figures["growth_cost_ratio"] = last / before
+        figures["growth_cost_ratio"] = before / last
     return figures
 
 

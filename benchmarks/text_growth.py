@@ -32,7 +32,7 @@ from typing import Any
 import checkout
 import corpus
 from scale import Frame, read_sample, write_warc
-from text_dedupe import Usage, measured
+from text_dedupe import Usage, grown, measured
 
 from shards.ledger import STAGE_FILE, stage_folders
 from shards.storage import read_json
@@ -40,6 +40,8 @@ from shards.storage import read_json
 RECIPE = checkout.ROOT / "configs" / "text-fineweb.yaml"
 PART = 2500  # pages a WARC file, about as many as hold prose in one of Common Crawl's
 PAGES, QUICK = [10_000, 100_000], [250, 500]
+
+Seconds = dict[str, float]  # by stage
 
 
 @cache
@@ -72,13 +74,13 @@ def _make_file(path: Path, numbers: range) -> None:
     write_warc(path, map(page, numbers))
 
 
-def run(folder: Path, recipe: Path, pages: int, workers: int) -> tuple[Usage, dict[str, float]]:
+def run(folder: Path, recipe: Path, pages: int, workers: int) -> tuple[Usage, Seconds]:
     """A `mixwright run` over so many pages; and the seconds of its stages."""
     files, out = make_pages(folder, pages, workers), folder / f"run-{pages}"
     shutil.rmtree(out, ignore_errors=True)
     settings = {"corpora.text.read.files": [files], "out": str(out), "runner.workers": workers}
     given = [f"--set={name}={json.dumps(value)}" for name, value in settings.items()]
-    used = measured([Path(sys.executable).parent / "mixwright", "run", recipe, *given])
+    used = measured([sys.executable, "-m", "pipelines.cli", "run", recipe, *given])
     about = {name: read_json(place.parent / STAGE_FILE) for name, place in stage_folders(out)}
     shutil.rmtree(out)
     return used, {name: float(said["seconds"]) for name, said in about.items()}
@@ -86,25 +88,18 @@ def run(folder: Path, recipe: Path, pages: int, workers: int) -> tuple[Usage, di
 
 def growth(folder: Path, recipe: Path, sizes: Sequence[int], workers: int) -> dict[str, Any]:
     """Cost a page, and memory, by size."""
-    figures: dict[str, Any] = {}
-    stages: dict[int, Mapping[str, float]] = {}
-    print(f"{'pages':>10}{'CPU ms each':>13}{'wall s':>9}{'MB of all':>11}{'MB of one':>11}")
-    for size in sizes:
-        used, stages[size] = run(folder, recipe, size, workers)
-        cost = used.cpu * 1000 / size
-        print(
-            f"{size:>10,}{cost:>13.3f}{used.wall:>9.1f}{used.memory / 1e6:>11,.0f}"
-            f"{used.largest / 1e6:>11,.0f}",
-            flush=True,
-        )
-        figures |= {f"growth_{size}_cpu_ms": cost, f"growth_{size}_memory": used.memory}
-        figures[f"growth_{size}_largest"] = used.largest
+    stages: dict[int, Seconds] = {}
+
+    def used(size: int) -> Usage:
+        usage, stages[size] = run(folder, recipe, size, workers)
+        return usage
+
+    figures = grown("pages", sizes, used)
     print_stages(stages)
-    before, last = (figures[f"growth_{size}_cpu_ms"] for size in sizes[-2:])
-    return figures | {"growth_cost_ratio": before / last}
+    return figures
 
 
-def print_stages(stages: Mapping[int, Mapping[str, float]]) -> None:
+def print_stages(stages: Mapping[int, Seconds]) -> None:
     """Milliseconds a page by stage and size."""
     print(f"\n{'stage, ms a page':<26}" + "".join(f"{size:>12,}" for size in stages))
     for name in next(iter(stages.values())):

@@ -9,7 +9,10 @@ crop leaves little, another picture of the same outline much.
 import numpy as np
 from numpy.typing import NDArray
 
-SIDE = 16  # pixels
+from shards import schema
+
+SIDE = schema.THUMB  # pixels
+
 STEPS = 3
 FARTHEST = 0.08  # of a side, that an edge of a picture is moved
 USUAL = 0.03  # of a side: a move is as likely as noise of this size makes it

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from shards.schema import THUMB
+
 SIDE = 512
 NEAR_LEVELS = 16  # of 256 levels of grey that pass for one shade
 
@@ -41,13 +43,13 @@ def phash(small: Image.Image) -> str:
     import imagehash  # not among what a reader of shards installs
 
     # The size that imagehash would bring it to by itself, which takes most of its time.
-    thumb = small.resize((32, 32), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    return str(imagehash.phash(thumb))
+    tile = small.resize((32, 32), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    return str(imagehash.phash(tile))
 
 
 def thumb(small: Image.Image) -> bytes:
-    """A picture as `shrunk` gives it in 16 x 16 levels of grey, smooth enough to be moved."""
-    return small.resize((16, 16), Image.Resampling.BICUBIC, reducing_gap=4.0).tobytes()
+    """A picture as `shrunk` gives it in `THUMB` x `THUMB` levels of grey, smooth enough to move."""
+    return small.resize((THUMB, THUMB), Image.Resampling.BICUBIC, reducing_gap=4.0).tobytes()
 
 
 def shrunk(picture: Image.Image) -> Image.Image:

@@ -42,6 +42,8 @@ DOCUMENT = pa.schema(
     ]
 )
 
+THUMB = 16  # pixels of a side of a picture in small
+
 # One row for every URL that was asked for. `reason` says why there is no image; rows without one
 # are the index of the image store.
 IMAGE = pa.schema(
@@ -52,7 +54,7 @@ IMAGE = pa.schema(
         ("md5", pa.string()),
         ("phash", pa.string()),  # 64-bit perceptual hash, 16 hex digits
         ("tint", pa.string()),  # Cb and Cr of the four quarters, 16 hex digits
-        ("thumb", pa.binary(256)),  # 16 x 16 levels of grey, squashed, row by row
+        ("thumb", pa.binary(THUMB**2)),  # levels of grey, squashed, row by row
         ("width", pa.int32()),  # pixels, of the original
         ("height", pa.int32()),
         ("format", pa.string()),  # "jpeg", "png", "gif", "webp", as it is stored

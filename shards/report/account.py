@@ -3,19 +3,20 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 
 from shards import schema
 from shards.report.formats import clip
-from shards.report.stages import Stage, Table, mix_last
+from shards.report.stages import Stage, Table
 
 
 def funnels(stages: Sequence[Stage]) -> list[Table]:
-    """By corpus, its stages; bars are relative to the most records of their unit in the corpus."""
-    names = dict.fromkeys(stage.corpus for stage in stages)
-    groups = [
-        (name, [s for s in stages if s.corpus == name]) for name in sorted(names, key=mix_last)
-    ]
-    return [_funnel(name, mine) for name, mine in groups]
+    """By corpus, its stages, as `in_order` has them.
+
+    Bars are relative to the most records of their unit in the corpus.
+    """
+    corpora = groupby(stages, key=lambda stage: stage.corpus)
+    return [_funnel(name, list(mine)) for name, mine in corpora]
 
 
 def _funnel(corpus: str, stages: Sequence[Stage]) -> Table:

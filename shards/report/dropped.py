@@ -12,7 +12,7 @@ from shards import ledger, schema, storage
 from shards.report.account import anchor
 from shards.report.formats import clip
 from shards.report.pictures import Pictures
-from shards.report.stages import Stage, Table, mix_last
+from shards.report.stages import Stage, Table
 
 DROPPED = 3  # dropped records shown of a stage and reason
 
@@ -21,8 +21,7 @@ Group = tuple[bool, str]  # of the ledger's rows: whether their records were kep
 
 def dropped(stages: Sequence[Stage], pictures: Pictures) -> list[Table]:
     """By stage and reason: how many records of each unit, and a few of them."""
-    ordered = sorted(stages, key=lambda stage: mix_last(stage.corpus))
-    groups = [group for stage in ordered for group in _drop_groups(stage)]
+    groups = [group for stage in stages for group in _drop_groups(stage)]
     found = pictures.find([row["image"] for group in groups for row in group["rows"]])
     for group in groups:
         group["rows"] = [row | {"picture": found.get(row["image"] or "")} for row in group["rows"]]

@@ -8,13 +8,12 @@ from shards import measures
 from shards.measures import Bound, RuleAccount
 from shards.report.bars import bars, measure_edges
 from shards.report.formats import short
-from shards.report.stages import Stage, Table, mix_last
+from shards.report.stages import Stage, Table
 
 
 def measured(stages: Sequence[Stage]) -> list[Table]:
     """By stage, how what its rules measured is spread, and what each rule dropped."""
-    ordered = sorted(stages, key=lambda stage: mix_last(stage.corpus))
-    found = [_measured_by(s) for s in ordered if measures.MEASURES in s.about["holds"]]
+    found = [_measured_by(s) for s in stages if measures.MEASURES in s.about["holds"]]
     return [about for about in found if about["plots"] or about["flags"]]
 
 

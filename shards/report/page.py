@@ -21,7 +21,7 @@ from shards.report.lines import training
 from shards.report.measured import measured
 from shards.report.mixture import document_tokens, mixture, packed_samples
 from shards.report.pictures import Pictures
-from shards.report.stages import MIX, PARTS_READ, Stage, Table, read_stages
+from shards.report.stages import MIX, PARTS_READ, Stage, Table, in_order, read_stages
 from shards.storage import Location
 
 REPORT = "report.html"
@@ -54,15 +54,16 @@ def _gather(run: Location, stages: Sequence[Stage]) -> Table:
     by_corpus = {name: [s for s in stages if s.corpus == name] for name in sorted(corpora)}
     documents = {name: Documents(mine) for name, mine in by_corpus.items() if mine}
     kept = {name: found.samples(pictures) for name, found in documents.items()}
+    ordered = in_order(stages)
     return {
         "name": run.resolve().name if isinstance(run, Path) else str(run),
         "corpora": {name: f"c{i % 6}" for i, name in enumerate(by_corpus)},
         "mix": mix,
-        "funnels": funnels(stages),
+        "funnels": funnels(ordered),
         "kept": kept,
         "packed": packed_samples(shards, mix["firsts"], pictures) if shards and mix else {},
-        "dropped": dropped(stages, pictures),
-        "measured": measured(stages),
+        "dropped": dropped(ordered, pictures),
+        "measured": measured(ordered),
         "plots": _plots(shards, documents, mix),
         "languages": {n: found for n, d in documents.items() if (found := d.languages())},
         "parts_read": PARTS_READ,

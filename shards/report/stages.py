@@ -50,6 +50,6 @@ def read_stages(run: Location) -> list[Stage]:
     return [Stage(name, folder, about) for (name, folder), about in stages if about]
 
 
-def mix_last(corpus: str) -> tuple[bool, str]:
-    """The key by which corpora are listed, and the mixture after them."""
-    return corpus == MIX, corpus
+def in_order(stages: Sequence[Stage]) -> list[Stage]:
+    """Corpus by corpus, and the mixture's after them."""
+    return sorted(stages, key=lambda stage: (stage.corpus == MIX, stage.corpus))
