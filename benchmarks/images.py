@@ -334,13 +334,13 @@ def ratio(found: Mapping[str, float], figure: str, sign: int) -> float:
 
 def compare_storing(repeats: int) -> dict[str, float]:
     """CPU milliseconds of a picture of each of `WIDTHS`, and the ratio of all."""
-    from shards import images as store  # which our side of the download loads for itself
+    from shards.images import Resize, stored_image  # which our side loads for itself
+    from shards.resizing import resizer
 
-    resize = store.Resize(SIDE, QUALITY)
-    resizer = store._resizer(resize)
+    resize, alone = Resize(SIDE, QUALITY), resizer(SIDE, QUALITY)
     sides: dict[str, Callable[[bytes], Any]] = {
-        "mixwright": lambda body: store.stored_image(body, resize),
-        "img2dataset": lambda body: resizer(io.BytesIO(body)),
+        "mixwright": lambda body: stored_image(body, resize),
+        "img2dataset": lambda body: alone(io.BytesIO(body)),
     }
     found, total = dict[str, float](), dict.fromkeys(sides, 0.0)
     for width in WIDTHS:

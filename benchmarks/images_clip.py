@@ -37,7 +37,7 @@ import text_dedupe
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.config import Clip
-from pipelines.engines.local import forks
+from pipelines.engines.forks import forks
 from pipelines.scores.score import score_stage
 from pipelines.stage import Place, Stage
 from shards import ledger, schema

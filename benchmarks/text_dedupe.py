@@ -49,7 +49,7 @@ from filters import minhash
 from pipelines.config import Dedupe, Near
 from pipelines.duplicates import alike
 from pipelines.duplicates.dedupe import dedupe_stage
-from pipelines.engines.local import forks
+from pipelines.engines.forks import forks
 from pipelines.stage import Place, Stage
 from shards import ledger, schema
 from shards.storage import names, read_table

@@ -183,8 +183,25 @@ def execute(
     recipe: "Recipe", only: str | None = None, *, dry_run: bool = False, retry_failed: bool = False
 ) -> None:
     """Bring the stages of a recipe up to date, with progress; raises `typer.Exit` on failure."""
-    from pipelines.recipe import selected, stages_of
-    from pipelines.run import plan, plan_retry
+    from pipelines.engines.forks import forks
+
+    forked = recipe.runner.engine == "local" and not dry_run
+    with forks(_loaded_ahead(recipe)) if forked else nullcontext():
+        _plan_and_run(recipe, only, dry_run, retry_failed)
+
+
+def _loaded_ahead(recipe: "Recipe") -> list[str]:
+    """Modules that workers take long to load."""
+    pictures = recipe.corpora.captions or recipe.corpora.interleaved
+    return ["shards.resizing"] if pictures and recipe.download.resize else []
+
+
+def _plan_and_run(recipe: "Recipe", only: str | None, dry_run: bool, retry_failed: bool) -> None:
+    from pipelines.loading import loading
+
+    with loading():
+        from pipelines.recipe import selected, stages_of
+        from pipelines.run import plan, plan_retry
 
     whole = stages_of(recipe)
     names, stages = [stage.name for stage in whole], selected(whole, only)
@@ -234,7 +251,6 @@ def _write_job(recipe: "Recipe", planned: list["Planned"]) -> None:
 def _run(recipe: "Recipe", planned: list["Planned"], names: list[str]) -> None:
     """Run stages, with the log and the status of the run beside them."""
     from configs.reading import ConfigError
-    from pipelines.engines.local import forks
     from pipelines.engines.runners import check_reach, pipeline_options
     from pipelines.terminal import status
     from pipelines.terminal.logs import LOG_FILE, logs_to
@@ -245,7 +261,7 @@ def _run(recipe: "Recipe", planned: list["Planned"], names: list[str]) -> None:
     state = status.begin(out, names, recipe.runner.engine, about)
     outcome: status.State = "failed"
     try:
-        with logs_to(out), forks() if recipe.runner.engine == "local" else nullcontext():
+        with logs_to(out):
             _execute(recipe, planned, options, state)
         outcome = "done"
     except KeyboardInterrupt:

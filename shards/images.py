@@ -6,16 +6,14 @@ same order give the same bytes.
 """
 
 import hashlib
-import importlib.util
 import io
 import json
-import os
 import tarfile
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -72,10 +70,6 @@ OTHER_SIGNATURES = (
     (4, b"ftypmif1"),
 )
 
-# img2dataset's resizer silences the process's own stdout and stderr while it works; two at once
-# would restore them in the wrong order.
-_RESIZING = threading.Lock()
-
 # Decoding and measuring takes up to 28 bytes a pixel (a PNG or WebP with transparency).
 LARGE_PIXELS = 2**23
 _LARGE = threading.Lock()
@@ -115,11 +109,10 @@ def inspect_image(body: bytes, max_pixels: int = MAX_PIXELS) -> dict[str, Any]:
     anything is decoded; then the whole first frame is. What is measured is what is seen: upright,
     in sRGB and on white. Raises ImageRejectedError.
     """
-    return _inspected(body, max_pixels, MEASURED_SIDE).facts
+    return _inspected(_opened(body, max_pixels), body, MEASURED_SIDE).facts
 
 
-def _inspected(body: bytes, max_pixels: int, least: int) -> Inspected:
-    image = _opened(body, max_pixels)
+def _inspected(image: ImageFile, body: bytes, least: int) -> Inspected:
     try:
         facts = _header(image)
         seen = _seen(image, least)
@@ -298,8 +291,9 @@ def stored_image(
     Raises ImageRejectedError.
     """
     least = max(MEASURED_SIDE, resize.shorter_side if resize else 0)
-    with _turn(body):
-        found = _inspected(body, max_pixels, least)
+    image = _opened(body, max_pixels)
+    with _turn(image):
+        found = _inspected(image, body, least)
         facts = found.facts
         small = resize and min(facts["width"], facts["height"]) <= resize.shorter_side
         if resize is None or (small and found.plain):
@@ -307,51 +301,21 @@ def stored_image(
         return facts | {"format": "jpeg"}, _resized(found.seen, resize)
 
 
-def _turn(body: bytes) -> AbstractContextManager[Any]:
+def _turn(image: ImageFile) -> AbstractContextManager[Any]:
     """What a thread has to hold while it decodes an image: large ones take turns."""
-    try:
-        with Image.open(io.BytesIO(body), formats=DECODERS) as image:
-            large = image.width * image.height > LARGE_PIXELS
-    except Exception:  # why it is no image is found where it is decoded
-        large = False
-    return _LARGE if large else nullcontext()
+    return _LARGE if image.width * image.height > LARGE_PIXELS else nullcontext()
 
 
 def _resized(seen: Image.Image, resize: Resize) -> bytes:
-    """JPEG by img2dataset's resizer; raises ImageRejectedError."""
+    """A JPEG; raises ImageRejectedError."""
+    from shards.resizing import resized  # not among what a reader of shards installs
+
     # The resizer heeds neither EXIF orientation nor profiles, palettes or 16 bits: it gets plain
     # RGB.
-    plain = io.BytesIO()
-    seen.save(plain, "PPM")
-    with _RESIZING:
-        resizer = _resizer(resize)
-        small, *_, error = resizer(plain)
-    if error is not None:
-        raise ImageRejectedError(NOT_RESIZED) from ValueError(error)
-    return bytes(small)
-
-
-@cache
-def _resizer(resize: Resize) -> Any:
-    """img2dataset's resizer, loaded alone: its package loads torch, which takes seconds."""
-    # Albumentations would ask a package index for a newer one.
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    package = importlib.util.find_spec("img2dataset")
-    if package is None or package.origin is None:
-        raise ModuleNotFoundError("img2dataset", name="img2dataset")
-    place = Path(package.origin).with_name("resizer.py")
-    spec = importlib.util.spec_from_file_location("img2dataset_resizer", place)
-    assert spec is not None and spec.loader is not None, "its name ends in .py"
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.Resizer(
-        image_size=resize.shorter_side,
-        resize_mode="keep_ratio",
-        resize_only_if_bigger=True,
-        encode_quality=resize.quality,
-        encode_format="jpg",
-        skip_reencode=False,
-    )
+    try:
+        return resized(seen, resize.shorter_side, resize.quality)
+    except ValueError as error:
+        raise ImageRejectedError(NOT_RESIZED) from error
 
 
 def read_image(root: str | Location, tar: str, offset: int, length: int) -> bytes:

@@ -4,14 +4,11 @@ Beam would start each as a new interpreter, which takes seconds to import it, fo
 run; and it would wait for ever for one that has died.
 """
 
-import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from multiprocessing import forkserver
-from multiprocessing.context import ForkServerContext
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
 from typing import Any
 
 from apache_beam.portability import python_urns
@@ -23,6 +20,8 @@ from apache_beam.runners.portability.fn_api_runner.worker_handlers import (
 )
 from apache_beam.runners.worker import sdk_worker_main
 from google.protobuf import json_format, text_format
+
+from pipelines.engines.forks import context
 
 DIED = "a worker process died; a kill by the system is most often for want of memory"
 
@@ -44,7 +43,9 @@ class _Worker(GrpcWorkerHandler):  # type: ignore[misc]
             "PIPELINE_OPTIONS": json_format.MessageToJson(options),
             "WORKER_ID": self.worker_id,
         }
-        self._process = _context().Process(target=_work, args=(os.environ | given,), daemon=True)
+        errors = Connection(os.dup(2), readable=False)
+        work = (os.environ | given, errors)
+        self._process = context().Process(target=_work, args=work, daemon=True)
         self._process.start()
         self._mourner = threading.Thread(target=self._mourn, daemon=True)
         self._mourner.start()
@@ -66,29 +67,12 @@ class _Worker(GrpcWorkerHandler):  # type: ignore[misc]
             time.sleep(0.1)
 
 
-@contextmanager
-def forks() -> Iterator[None]:
-    """The process that workers are forked from starts ahead of the first and ends with the block.
+def _work(environment: Mapping[str, str], errors: Connection) -> None:
+    """Beam's own worker, which is told what to do by the variables of the environment.
 
-    Left alone it would outlive the command, and hold open what the command writes its log to.
+    What it says of errors goes where the command has it go by now.
     """
-    _context()
-    forkserver.ensure_running()
-    try:
-        yield
-    finally:
-        forkserver._forkserver._stop()  # type: ignore[attr-defined]
-
-
-def _context() -> ForkServerContext:
-    """Forks of a process of its own, which has no threads of Beam's and no model of ours."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "pipelines.recipe"])
-    return context
-
-
-def _work(environment: Mapping[str, str]) -> None:
-    """Beam's own worker, which is told what to do by the variables of the environment."""
+    os.dup2(errors.fileno(), 2)
     os.environ.clear()
     os.environ.update(environment)
     sdk_worker_main.main([])

@@ -11,6 +11,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from configs.reading import ConfigError
 from pipelines.config import Cluster, Dataflow, Recipe, Runner
+from pipelines.engines.forks import keep_freed_memory
 from shards import schema
 
 # How long a worker that has nothing to do is kept for the next stage: starting one takes as long
@@ -82,22 +83,11 @@ def _local(runner: Runner) -> dict[str, Any]:
     (`benchmarks/engines.py`). The runner is named outright because a plain DirectRunner first
     looks for a Prism binary on the network.
     """
-    _keep_freed_memory()
     return {
         "runner": "FnApiRunner",
         "direct_running_mode": "multi_processing",
         "direct_num_workers": runner.workers or os.cpu_count() or 1,
     }
-
-
-def _keep_freed_memory() -> None:
-    """Let worker processes reuse large buffers that they free, if glibc allocates them.
-
-    By default it gives each tensor's memory back to the kernel and asks for it again, which took
-    about half of the time of scoring the sample. The bounds keep a worker near 1.4 GB there.
-    """
-    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**28))
-    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**28))
 
 
 def _cluster(engine: str, cluster: Cluster) -> dict[str, Any]:
@@ -127,7 +117,7 @@ def _environment(engine: str, cluster: Cluster) -> dict[str, Any]:
         return {"environment_type": "DOCKER", "environment_config": cluster.image}
     if cluster.environment == "external":
         return {"environment_type": "EXTERNAL", "environment_config": cluster.pool}
-    _keep_freed_memory()
+    keep_freed_memory()
     return {"environment_type": "LOOPBACK"}
 
 

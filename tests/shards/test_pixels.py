@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import imagehash
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from scipy.ndimage import laplace
 from scipy.stats import mannwhitneyu
 
 from shards.images import open_image
-from shards.pixels import SIDE, measure, sharpness, shrunk, text_share
+from shards.pixels import SIDE, measure, sharpness, shrunk, text_share, tint, view
 from tests.shards.variants import photo
 
 DEV = os.environ.get("MIXWRIGHT_DEV_DATA")
@@ -72,6 +73,33 @@ def test_pictures_are_measured_at_one_size(
     size: tuple[int, int], expected: tuple[int, int]
 ) -> None:
     assert shrunk(flat((1, 2, 3), size)).size == expected and max(expected) <= SIDE
+
+
+def test_a_picture_that_lies_in_several_blocks_of_memory_is_seen_as_any_other() -> None:
+    whole = photo()
+    size = Image.core.get_block_size()
+    Image.core.set_block_size(2**16)
+    try:
+        pieces = whole.copy()
+    finally:
+        Image.core.set_block_size(size)
+    with pytest.raises(ValueError, match="multiple"):
+        pa.array(pieces)
+    assert np.array_equal(view(pieces)[..., :3], np.asarray(whole))
+    assert np.array_equal(view(whole)[..., :3], np.asarray(whole))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(1, 9))
+def test_tint_is_the_mean_colour_of_each_quarter(seed: int, width: int, height: int) -> None:
+    levels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    top, left = levels[: (height + 1) // 2], levels[:, : (width + 1) // 2]
+    corners = [top[:, : left.shape[1]], top[:, width // 2 :]]
+    corners += [left[height // 2 :], levels[height // 2 :, width // 2 :]]
+    means = np.array([np.rint(corner.mean(axis=(0, 1))) for corner in corners], np.uint8)
+    expected = np.asarray(Image.fromarray(means[None]).convert("YCbCr"))[..., 1:]
+    found = np.frombuffer(bytes.fromhex(tint(Image.fromarray(levels))), np.uint8)
+    assert np.abs(found.astype(int) - expected.ravel()).max() <= 1
 
 
 def test_measures_hardly_depend_on_the_size_of_a_picture() -> None:

@@ -1,0 +1,9 @@
+"""What workers of the local engine are forked with."""
+
+from importlib import import_module
+
+from pipelines.loading import loading
+
+with loading():
+    import_module("pipelines.engines.local")
+    import_module("pipelines.recipe")
