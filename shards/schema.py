@@ -21,6 +21,9 @@ PART = pa.struct(
         ("url", pa.string()),  # where the image came from; null for a text part
         ("alt", pa.string()),
         ("score", pa.float32()),  # image-text similarity of an image part, null until scored
+        # Of the bytes that the input says are at the URL: sha256 or md5, hex; null where it says
+        # nothing, and once they are downloaded.
+        ("expected_hash", pa.string()),
     ]
 )
 
@@ -149,12 +152,31 @@ def digest(*values: str | bytes) -> str:
 
 def text_part(text: str) -> dict[str, Any]:
     """A text part."""
-    return {"text": text, "image": None, "url": None, "alt": None, "score": None}
+    return {
+        "text": text,
+        "image": None,
+        "url": None,
+        "alt": None,
+        "score": None,
+        "expected_hash": None,
+    }
 
 
-def image_part(url: str, alt: str | None = None, sha256: str | None = None) -> dict[str, Any]:
+def image_part(
+    url: str,
+    alt: str | None = None,
+    sha256: str | None = None,
+    expected_hash: str | None = None,
+) -> dict[str, Any]:
     """An image part that is known by its URL, and by its bytes once they are downloaded."""
-    return {"text": None, "image": sha256, "url": url, "alt": alt, "score": None}
+    return {
+        "text": None,
+        "image": sha256,
+        "url": url,
+        "alt": alt,
+        "score": None,
+        "expected_hash": expected_hash,
+    }
 
 
 def document(

@@ -21,6 +21,8 @@ from shards.storage import read_table, write_atomic, write_table
 
 REQUEST = pa.schema([("url", pa.string()), ("part", pa.int32())])
 
+HASH_MISMATCH = "hash_mismatch"  # other bytes than those that the input tells of
+
 # Options that change when an image comes, or whether it comes this time, but not which image.
 RUNTIME_ONLY = {
     "backoff_seconds",
@@ -147,10 +149,22 @@ def _write_downloaded(group: tuple[int, Iterable[pa.Table]], place: Place) -> in
     _, parts = schema.flatten_parts(documents)
     known = _adopted(place, part, pc.unique(parts.field("url").drop_null()))
     index = pa.concat_tables([*results, known]).sort_by("url")
-    places = pc.index_in(parts.field("url"), index["url"].combine_chunks())
-    found = index["sha256"].combine_chunks().take(places)
-    filled = schema.with_parts(documents, "image", found)
     write_table(place.out / "index" / f"{part_name(part)}.parquet", index)
-    reasons = index["reason"].take(places).to_pylist()
-    write_documents(place, part, documents, drop_images(filled, reasons), images=True)
+    places = pc.index_in(parts.field("url"), index["url"].combine_chunks())
+    rows = index.select(["reason", "sha256", "md5"]).combine_chunks().take(places)
+    mismatches = _mismatches(parts.field("expected_hash"), rows)
+    reasons = pc.if_else(mismatches.is_valid(), HASH_MISMATCH, rows["reason"])
+    filled = schema.with_parts(documents, "image", rows["sha256"].combine_chunks())
+    checked = schema.with_parts(filled, "expected_hash", pa.nulls(len(parts), pa.string()))
+    result = drop_images(checked, reasons.to_pylist(), mismatches.to_pylist())
+    write_documents(place, part, documents, result, images=True)
     return part
+
+
+def _mismatches(expected: pa.Array, rows: pa.Table) -> pa.Array:
+    """How the hash that came differs from the one expected, null where it does not or none is."""
+    is_sha256 = pc.equal(pc.utf8_length(expected), 64)
+    came = pc.if_else(is_sha256, rows["sha256"], rows["md5"])
+    kind = pc.if_else(is_sha256, "sha256", "md5")
+    told = pc.binary_join_element_wise("expected ", kind, " ", expected, ", got ", came, "")
+    return pc.if_else(pc.not_equal(expected, came), told, None)

@@ -112,7 +112,10 @@ def _pair(
     return schema.document(
         source,
         None,
-        [schema.image_part(row["url"] or ""), schema.text_part(text)],
+        [
+            schema.image_part(row["url"] or "", expected_hash=row.get("hash")),
+            schema.text_part(text),
+        ],
         licence=row.get("licence") or tables.default_licence,
         extra=_json(row["extra"]),
         file=file,

@@ -5,16 +5,18 @@ quotes may hold line breaks, and a compressed file can only be read from the sta
 each of its parts, which are therefore larger (`COARSER`). No file is read through to find parts.
 
 Where the recipe does not say which columns hold URL and caption, they are known by their names as
-DataComp, COYO, LAION, CC3M, CC12M and img2dataset write them, in any case of letters.
+DataComp, COYO, LAION, CC3M, CC12M and img2dataset write them, in any case of letters. So is the
+hash of the image, if there is one.
 """
 
 import csv
 import math
+import re
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,6 +54,11 @@ SUFFIXES: dict[str, Format] = {
 }
 URL_COLUMNS = frozenset(("url", "image_url", "img_url"))
 TEXT_COLUMNS = frozenset(("caption", "text", "alt", "alt_text"))
+# DataComp's, PixMo's, and those of LAION with hashes and of img2dataset.
+HASH_COLUMNS = frozenset(("sha256", "image_sha256", "md5", "image_md5"))
+HASH = re.compile("[0-9a-f]{64}|[0-9a-f]{32}")  # of sha256 and md5
+BAD_HASH = "bad_hash"
+HASH_ROWS = 100  # that tell at once whether a column holds hashes
 TXT = "txt"  # as if it were a column: the .txt of a sample of a WebDataset shard
 
 Row = dict[str, Any]
@@ -76,12 +83,32 @@ class Slice:
 def slices(tables: Tables, key: str, storage: StorageOptions) -> list[Slice]:
     """The parts of the files of a source; `key` is where the recipe names it.
 
-    Raises `ConfigError` for a pattern without a file, a file of unknown format and one in which
-    URL or caption cannot be found.
+    Raises `ConfigError` for a pattern without a file, a file of unknown format, one in which URL or
+    caption cannot be found, and a column of hashes that holds something else.
     """
     files = expand(tables.files, f"{key}.files", storage)
     cut = partial(_cut, tables=tables, key=key)
-    return [part for parts in in_parallel(cut, files) for part in parts]
+    parts = [part for parts in in_parallel(cut, files) for part in parts]
+    for part in parts[:1]:
+        _check_hashes(part, key)
+    return parts
+
+
+def _check_hashes(part: Slice, key: str) -> None:
+    """Raises `ConfigError` if the first rows have values for hashes, none of which is one.
+
+    Such a column is wrong in all files; single rows cost no more than themselves when they are
+    read.
+    """
+    if "hash" not in part.columns:
+        return
+    rows = [row for _, row in islice(read_slice(part), HASH_ROWS)]
+    bad = [row for row in rows if isinstance(row, Lost) and row.reason == BAD_HASH]
+    if bad and not any(row["hash"] for row in rows if not isinstance(row, Lost)):
+        raise ConfigError(
+            f"{key}.hash: {part.file}: {bad[0].detail}; write which column has the images' hashes, "
+            f"or {key}.hash: false to check none"
+        )
 
 
 def _cut(file: Location, tables: Tables, key: str) -> list[Slice]:
@@ -141,10 +168,17 @@ def _whole_tar(file: Location, tables: Tables, key: str) -> Slice:
         first = None
     if first is None:
         return Slice(tables, file, "tar")
+    if tables.hash:
+        raise ConfigError(
+            f"{key}.hash: {file}: pictures of a shard are not compared with a hash, which would be "
+            "that of an original"
+        )
     names = tuple(_told(first))
     if tables.url is None and not URL_COLUMNS.intersection(name.lower() for name in names):
         names += ("url",)  # no sample has one, nor needs it: its picture is there
-    own = {"text": TXT} if tables.text is None and TXT in names else {}
+    own: dict[str, Any] = {"hash": False}
+    if tables.text is None and TXT in names:
+        own["text"] = TXT
     columns = _columns(file, names, tables.model_copy(update=own), key)
     return Slice(tables, file, "tar", names, columns)
 
@@ -195,18 +229,25 @@ def _columns(file: Location, names: Sequence[str], tables: Tables, key: str) -> 
 
 
 def column_names(names: Sequence[str], tables: Tables) -> dict[str, str]:
-    """Which column holds "url", "text" and, if the recipe names them, "licence" and "synthetic".
+    """Which column holds "url", "text", "hash", "licence" and "synthetic".
 
-    Raises `ConfigError` where URL or caption are not named by the recipe and none or several of
-    the columns could be it.
+    The last two only if the recipe names them, and a hash only if there is one. Raises
+    `ConfigError` where URL or caption are not named by the recipe and none of the columns could be
+    it, or several could be it or the hash.
     """
     found = {
         "url": tables.url or _only(URL_COLUMNS, names, "url"),
         "text": tables.text or _only(TEXT_COLUMNS, names, "text"),
+        "hash": _hash_column(names) if tables.hash is None else tables.hash or None,
         "licence": tables.licence,
         "synthetic": tables.synthetic.text if tables.synthetic else None,
     }
     return {name: column for name, column in found.items() if column is not None}
+
+
+def _hash_column(names: Sequence[str]) -> str | None:
+    there = HASH_COLUMNS.intersection(name.lower() for name in names)
+    return _only(HASH_COLUMNS, names, "hash") if there else None
 
 
 def _only(known: Iterable[str], names: Sequence[str], key: str) -> str:
@@ -214,7 +255,7 @@ def _only(known: Iterable[str], names: Sequence[str], key: str) -> str:
     fits = [name for name in names if name.lower() in known]
     if len(fits) == 1:
         return fits[0]
-    what = {"url": "the image's URL", "text": "the caption"}[key]
+    what = {"url": "the image's URL", "text": "the caption", "hash": "the image's hash"}[key]
     if fits:
         raise ConfigError(f"{' and '.join(fits)} could hold {what}: write which one as {key}")
     raise ConfigError(f"no column is known to hold {what}: write which one does as {key}")
@@ -224,9 +265,23 @@ def read_slice(part: Slice) -> Rows:
     """The rows of a part, by what `column_names` calls a column; "extra" is a mapping of others.
 
     Each is at the number of its row (Parquet, CSV) or at the byte that it begins at. What is no row
-    is a `Lost`: those of `rows`, "bad_row" of a CSV, and "no_picture" of a tar, of which rows have
-    the columns of `schema.IMAGE` as "picture". Raises OSError if the storage fails.
+    is a `Lost`: those of `rows`, "bad_row" of a CSV, "bad_hash", and "no_picture" of a tar, whose
+    rows have the columns of `schema.IMAGE` as "picture". Raises OSError if the storage fails.
     """
+    for position, row in _rows(part):
+        yield position, _hashed(row, position, part) if "hash" in part.columns else row
+
+
+def _hashed(row: Row | Lost, position: int, part: Slice) -> Row | Lost:
+    """A row, if its hash is one or empty."""
+    if isinstance(row, Lost) or row["hash"] is None or HASH.fullmatch(row["hash"]):
+        return row
+    value, column = row["hash"][:80], part.columns["hash"]
+    message = f"column {column!r} holds {value!r}, which is no sha256 or md5 in hex digits"
+    return Lost(row["url"], position, BAD_HASH, message)
+
+
+def _rows(part: Slice) -> Rows:
     if part.format == "parquet":
         yield from _read_parquet(part)
         return
@@ -312,10 +367,18 @@ def _csv_row(cells: Sequence[str], number: int, part: Slice) -> Row | Lost:
 def _picked(value: Mapping[str, Any], part: Slice) -> Row:
     """A row as `read_slice` gives it, from the values of its columns."""
     row: Row = {name: string(_value(value, column)) for name, column in part.columns.items()}
+    if "hash" in part.columns:
+        row["hash"] = _hash(_value(value, part.columns["hash"]))
     used, others = part.columns.values(), part.tables.extra
     wanted = [name for name in value if name not in used] if others == "all" else others
     extra = {name: scalar(_value(value, name)) for name in wanted}
     return row | {"extra": {name: found for name, found in extra.items() if found is not None}}
+
+
+def _hash(value: Any) -> str | None:
+    """A hash in one way of writing; None where it is empty. What is none stays, to be told."""
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    return None if text is None else str(text).strip().lower() or None
 
 
 def _value(value: Mapping[str, Any], column: str) -> Any:
@@ -364,7 +427,7 @@ def _parquet_columns(part: Slice, rows: int) -> dict[str, list[Any]]:
 
 
 def _parquet_row(value: Row, position: int, part: Slice) -> Row | Lost:
-    for column in part.columns.values():
+    for column in (column for name, column in part.columns.items() if name != "hash"):
         try:
             value[column] = value[column].decode()
         except UnicodeDecodeError as error:

@@ -1,22 +1,28 @@
 """The stage that downloads: every image once for all documents, every failure a row."""
 
+import hashlib
 import re
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from pipelines.config import Download
+from pipelines.config import Download, Resize
 from pipelines.fetching import fetch
-from pipelines.fetching.download import download_stage
+from pipelines.fetching.download import HASH_MISMATCH, download_stage
 from pipelines.images import read_index
 from shards import ledger, schema
 from shards.images import read_images
+from shards.ledger import part_files
+from shards.storage import read_table
 from tests.pipelines.by_hand import run_stage, source, write_stage
 from tests.pipelines.fetching.web import Web, respond, serving
 from tests.pipelines.small import SAMPLE
 
 FOLDER = SAMPLE / "www" / "pictures.mixwright.example" / "noto"
 PICTURES = sorted(FOLDER.glob("*.png"))
+URL = "http://pictures.test/photo"
+WHY = ["reason", "kind", "url", "detail"]
 
 
 def pages(*documents: list[dict[str, object]]) -> pa.Table:
@@ -84,6 +90,69 @@ def test_parts_get_their_rows_from_every_batch_of_a_partition(tmp_path: Path):
     assert ledger.read_counts(place.out).dropped["image"] == {"http_404": 5}
 
 
+# --- pictures that changed since a list was made
+
+
+def sha256(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+def md5(body: bytes) -> str:
+    return hashlib.md5(body).hexdigest()
+
+
+def test_each_document_has_its_own_expectation_of_the_bytes_at_a_url(tmp_path: Path):
+    old, new = PICTURES[0].read_bytes(), PICTURES[1].read_bytes()
+    hashes = [sha256(old), sha256(new), md5(old), md5(new), None]
+    parts = [[schema.image_part(URL, expected_hash=each)] for each in hashes]
+    inputs = [write_stage(tmp_path / "a", [pages(*parts[:2]), pages(*parts[2:])])]
+    with serving() as web:
+        web.answers["/photo"] = respond(200, new)
+        stage = download_stage("web/download", source("web/a"), options(web))
+        place = run_stage(stage, tmp_path / "download", inputs)
+    assert sorted(web.paths()) == ["/photo", "/robots.txt"]
+    left = pa.concat_tables(map(read_table, part_files(place.out, "documents")))
+    assert left["parts"].to_pylist() == [[schema.image_part(URL, sha256=sha256(new))]] * 3
+    assert left["url"].to_pylist() == [f"http://a.example/{n}" for n in (1, 1, 2)]
+    drops = ledger.read_drops(place.out)
+    assert drops.filter(pc.equal(drops["unit"], "document")).select(WHY).to_pylist() == [
+        {
+            "reason": "hash_mismatch",
+            "kind": "dropped",
+            "url": "http://a.example/0",
+            "detail": f"expected {expected}, got {got}",
+        }
+        for expected, got in [
+            (f"sha256 {sha256(old)}", sha256(new)),
+            (f"md5 {md5(old)}", md5(new)),
+        ]
+    ]
+
+
+def test_a_hash_is_that_of_the_bytes_that_came_and_not_of_what_is_stored(tmp_path: Path):
+    body = PICTURES[0].read_bytes()
+    part = schema.image_part(URL, expected_hash=sha256(body))
+    inputs = [write_stage(tmp_path / "a", [pages([part])])]
+    with serving() as web:
+        web.answers["/photo"] = respond(200, body)
+        chosen = options(web).model_copy(update={"resize": Resize(shorter_side=16)})
+        stage = download_stage("web/download", source("web/a"), chosen)
+        place = run_stage(stage, tmp_path / "download", inputs)
+    assert read_images(place.out, read_index(place.out, 0)) != [body]
+    assert ledger.read_counts(place.out).kept == {"document": 1, "image": 1}
+
+
+def test_a_picture_that_did_not_come_has_its_own_reason(tmp_path: Path):
+    parts = [schema.image_part(f"http://pictures.test/{n}", expected_hash="0" * 64) for n in (1, 2)]
+    inputs = [write_stage(tmp_path / "a", [pages(parts)])]
+    with serving() as web:
+        web.answers["/1"] = respond(200, b"no picture")
+        stage = download_stage("web/download", source("web/a"), options(web))
+        place = run_stage(stage, tmp_path / "download", inputs)
+    dropped = {"image_not_decodable": 1, "http_404": 1}
+    assert ledger.read_counts(place.out).dropped["image"] == dropped
+
+
 # --- the guide
 
 GUIDE = (Path(__file__).parents[3] / "docs" / "images.md").read_text()
@@ -99,7 +168,7 @@ def test_the_guide_has_every_reason_and_whether_it_may_pass():
     }
     reasons = {
         value for name, value in vars(fetch).items() if name.isupper() and isinstance(value, str)
-    }
+    } | {HASH_MISMATCH}
     assert reasons - {*told} == set()
     assert {name for name, passes in told.items() if passes} == fetch.TEMPORARY
 

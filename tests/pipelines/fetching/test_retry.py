@@ -1,5 +1,6 @@
 """`mixwright run --retry-failed`: only what may have passed is asked again, and nothing is lost."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from pipelines.config import Recipe, load_recipe
 from pipelines.images import read_index
 from shards import ledger
 from shards.images import read_images
+from shards.why import why
 from tests.pipelines.fetching.web import Web, respond, serving
 from tests.pipelines.small import SAMPLE
 
@@ -135,6 +137,36 @@ def test_a_retry_that_wins_nothing_changes_nothing(
     assert output(made) == before
     assert sorted(made.out.rglob("*.parquet")) == files
     assert BROKEN in web.paths()
+
+
+def test_a_picture_that_was_swapped_is_told_and_not_tried_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    meant, other = (picture.read_bytes() for picture in PICTURES[:2])
+    expected = hashlib.sha256(meant).hexdigest()
+    lines = [f"http://a.test{path}\tA picture\t{expected.upper()}" for path in (GOOD, BROKEN, GONE)]
+    table = tmp_path / "urls.tsv"
+    table.write_text("\n".join(["url\tcaption\tsha256", *lines]) + "\n")
+    with serving() as web:
+        web.answers |= {GOOD: respond(200, meant), BROKEN: respond(500), GONE: respond(200, other)}
+        made = recipe(tmp_path, web)
+        run(made)
+        web.asked.clear()
+        web.answers[BROKEN] = respond(200, other)
+        run(made, retry_failed=True)
+        assert sorted(web.paths()) == [BROKEN, "/robots.txt"]
+        web.asked.clear()
+        capsys.readouterr()
+        run(made, retry_failed=True)
+        assert "no download failed for a reason that may have passed" in capsys.readouterr().out
+        assert web.asked == []
+    counts = ledger.read_counts(output(made))
+    assert counts.kept == {"document": 1, "image": 1}
+    assert counts.dropped["document"] == {"hash_mismatch": 2}
+    answer = why(made.out, f"http://a.test{GONE}")[1]
+    told = f"expected sha256 {expected}, got {hashlib.sha256(other).hexdigest()}"
+    assert (answer.stage, answer.outcome) == ("captions/download", "image dropped")
+    assert (answer.reason, answer.detail) == ("hash_mismatch", told)
 
 
 def test_a_retry_may_be_more_patient(failing: tuple[Web, Recipe], tmp_path: Path):

@@ -139,6 +139,14 @@ def test_a_field_that_the_samples_lack_is_an_error_that_lists_those_they_have(tm
         rows(tar, licence="rights")
 
 
+def test_hashes_of_the_originals_are_not_those_of_the_pictures_in_a_shard(tmp_path: Path):
+    stated = url(0) | {"sha256": "0" * 64}  # of what img2dataset downloaded and made smaller
+    tar = img2dataset_shard(tmp_path, [(BODIES[0], "A cat.", stated)])
+    assert "hash" not in rows(tar)[0]
+    with pytest.raises(ConfigError, match=r"read.hash: .*00000.tar: pictures of a shard are not"):
+        rows(tar, hash="sha256")
+
+
 def test_long_texts_and_texts_that_are_none_cost_their_samples(tmp_path: Path):
     with webdataset.TarWriter(str(tmp_path / "t.tar")) as tar:
         tar.write({"__key__": "x", "png": BODIES[0], "txt": b"A cat."})

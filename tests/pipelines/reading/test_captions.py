@@ -84,6 +84,19 @@ def test_a_synthetic_caption_is_a_document_of_its_own_that_shares_the_image():
     assert len(set(documents["id"].to_pylist())) == 4
 
 
+def test_both_captions_of_an_image_expect_the_hash_of_the_row():
+    tables = Tables.model_validate({"files": ["x"], "synthetic": {"text": "recaption"}})
+    rows = [
+        (0, row("u0", "cat.jpg", synthetic="A cat on a mat.", hash="0" * 64)),
+        (1, row("u1", "A dog.", synthetic=None, hash=None)),
+    ]
+    documents, _ = pairs(rows, tables, "f")
+    expected = [
+        [part["expected_hash"] for part in parts] for parts in documents["parts"].to_pylist()
+    ]
+    assert expected == [["0" * 64, None], ["0" * 64, None], [None, None]]
+
+
 def test_the_read_stage_writes_one_part_a_slice_of_each_source(tmp_path: Path):
     lines = [f"http://a.example/{n}.jpg\tA cat" for n in range(7)]
     (tmp_path / "urls.tsv").write_text("\n".join(["url\tcaption", *lines]) + "\n")

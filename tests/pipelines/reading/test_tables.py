@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -108,16 +109,20 @@ def test_a_csv_may_hold_quotes_and_line_breaks(
 
 
 @pytest.mark.parametrize(
-    ("names", "url", "text"),
+    ("names", "columns"),
     [
-        (["uid", "url", "text", "clip_b32_similarity_score", "sha256"], "url", "text"),  # DataComp
-        (["id", "url", "text", "width", "height", "image_phash"], "url", "text"),  # COYO-700M
-        (["SAMPLE_ID", "URL", "TEXT", "LICENSE", "NSFW", "similarity"], "URL", "TEXT"),  # LAION
-        (["url", "caption", "key", "status", "error_message", "exif"], "url", "caption"),
+        # DataComp, COYO-700M, LAION, LAION with hashes, PixMo and img2dataset
+        (["uid", "url", "text", "clip_b32_similarity_score", "sha256"], ["url", "text", "sha256"]),
+        (["id", "url", "text", "width", "height", "image_phash"], ["url", "text"]),
+        (["SAMPLE_ID", "URL", "TEXT", "LICENSE", "similarity", "hash"], ["URL", "TEXT"]),
+        (["URL", "TEXT", "WIDTH", "md5"], ["URL", "TEXT", "md5"]),
+        (["image_url", "image_sha256", "caption"], ["image_url", "caption", "image_sha256"]),
+        (["url", "caption", "key", "status", "sha256"], ["url", "caption", "sha256"]),
     ],
 )
-def test_the_columns_of_known_sets_are_known(names: list[str], url: str, text: str):
-    assert column_names(names, Tables(files=["x"])) == {"url": url, "text": text}
+def test_the_columns_of_known_sets_are_known(names: list[str], columns: list[str]):
+    found = column_names(names, Tables(files=["x"]))
+    assert found == dict(zip(["url", "text", "hash"], columns, strict=False))
 
 
 @pytest.mark.parametrize(
@@ -140,6 +145,12 @@ def test_a_tsv_without_a_header(tmp_path: Path, line: str, name: str):
         (["url", "title"], {}, "no column is known to hold the caption: write which one does as"),
         (["url", "image_url", "text"], {}, "url and image_url could hold the image's URL"),
         (["url", "text", "caption"], {}, "text and caption could hold the caption: .* as text"),
+        (
+            ["url", "text", "md5", "SHA256"],
+            {},
+            "md5 and SHA256 could hold the image's hash: .* hash",
+        ),
+        (["url", "text"], {"hash": "digest"}, "no column 'digest'; it has url, text"),
         (["url", "text"], {"licence": "rights"}, "no column 'rights'; it has url, text"),
         (["url", "text"], {"extra": ["size"]}, "no column 'size'; it has url, text"),
     ],
@@ -228,6 +239,57 @@ def test_a_broken_row_group_costs_its_rows(tmp_path: Path):
     assert [row["url"][-1] for row in found[:3] + found[6:]] == list("012678")
     path.write_bytes(b"PAR1 is no table")
     assert read(path) == ["bad_record"]
+
+
+SHA256, MD5 = hashlib.sha256(b"A cat").hexdigest(), hashlib.md5(b"A cat").hexdigest()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_hashes_in_any_case_and_space_and_what_is_none(tmp_path: Path, name: str):
+    values = [SHA256, f" {SHA256.upper()} ", MD5, None, " ", SHA256[:-1], "x" * 64]
+    rows = [{"url": f"u{n}", "text": "A cat", "digest": value} for n, value in enumerate(values)]
+    write(tmp_path / f"urls.{name}", rows, ["url", "text", "digest"])
+    found = read(tmp_path / f"urls.{name}", hash="digest")
+    assert [row if isinstance(row, str) else row["hash"] for row in found] == [
+        *(SHA256, SHA256, MD5, None, None),
+        *["bad_hash"] * 2,
+    ]
+
+
+def test_a_row_whose_hash_is_none_says_which_value_of_which_column(tmp_path: Path):
+    rows = [{"url": "u", "text": "A cat", "md5": value} for value in (MD5, MD5 + "0")]
+    write(tmp_path / "urls.csv", rows, list(rows[0]))
+    (part,) = slices(Tables(files=[str(tmp_path / "urls.csv")]), "read", StorageOptions())
+    (_, lost) = [row for _, row in read_slice(part)]
+    message = f"column 'md5' holds '{MD5}0', which is no sha256 or md5 in hex digits"
+    assert lost == Lost("u", 2, "bad_hash", message)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param([8472, -1, None], id="int64, as LAION's column of the name hash"),
+        pytest.param(
+            [bytes.fromhex(MD5), b"\xff" * 16, b""], id="bytes that are not written in hex"
+        ),
+        pytest.param([hashlib.sha1(b"A cat").hexdigest(), None, "?"], id="sha1"),
+    ],
+)
+def test_a_column_without_any_hash_stops_the_run_before_it_starts(
+    tmp_path: Path, values: list[Any]
+):
+    path = tmp_path / "urls.parquet"
+    columns = {"url": ["u0", "u1", "u2"], "text": ["A cat"] * 3, "sha256": values}
+    pq.write_table(pa.table(columns), path)
+    with pytest.raises(
+        ConfigError,
+        match=r"read.hash: .*urls.parquet: column 'sha256' holds '.*', which is no sha256 or md5"
+        r" in hex digits; write which column .*, or read.hash: false to check none",
+    ):
+        read(path)
+    found = read(path, hash=False, extra="all" if isinstance(values[0], int) else [])
+    assert [(row["url"], "hash" in row) for row in found] == [(f"u{n}", False) for n in range(3)]
+    assert found[0]["extra"] == ({"sha256": 8472} if isinstance(values[0], int) else {})
 
 
 @pytest.mark.parametrize("name", FORMATS)
