@@ -117,8 +117,8 @@ class Tables(Strict):
     format: Literal["parquet", "csv", "tsv", "jsonl", "tar"] | None = None
     url: str | None = None  # the column of the image's URL; known by its name, if not given
     text: str | None = None  # the column of the caption; known by its name, if not given
-    # The column of the sha256 or md5 that the image had when the table was made; known by its name,
-    # if not given. False: an image counts, whatever it has become.
+    # The column of the sha256 or md5 of the image that was meant; known by its name, if not given.
+    # An image with another is dropped; false compares none.
     hash: str | Literal[False] | None = None
     source: str = "captions"  # the name of the data set
     # This source's share of the corpus's sequences, beside the others' weights. With none for all

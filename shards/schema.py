@@ -21,8 +21,8 @@ PART = pa.struct(
         ("url", pa.string()),  # where the image came from; null for a text part
         ("alt", pa.string()),
         ("score", pa.float32()),  # image-text similarity of an image part, null until scored
-        # Of the bytes that the input says are at the URL: sha256 or md5, hex; null where it says
-        # nothing, and once they are downloaded.
+        # Of the bytes that the input says are at the URL: a sha256 or an md5, 64 or 32 hex digits.
+        # Null where it says nothing, and once they are downloaded.
         ("expected_hash", pa.string()),
     ]
 )

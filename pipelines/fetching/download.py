@@ -162,8 +162,8 @@ def _write_downloaded(group: tuple[int, Iterable[pa.Table]], place: Place) -> in
 
 
 def _mismatches(expected: pa.Array, rows: pa.Table) -> pa.Array:
-    """How the hash that came differs from the one expected, null where it does not or none is."""
-    is_sha256 = pc.equal(pc.utf8_length(expected), 64)
+    """Which hash came instead of the expected one; null where they agree or one is missing."""
+    is_sha256 = pc.equal(pc.utf8_length(expected), 64)  # hex digits
     came = pc.if_else(is_sha256, rows["sha256"], rows["md5"])
     kind = pc.if_else(is_sha256, "sha256", "md5")
     told = pc.binary_join_element_wise("expected ", kind, " ", expected, ", got ", came, "")

@@ -97,8 +97,8 @@ def slices(tables: Tables, key: str, storage: StorageOptions) -> list[Slice]:
 def _check_hashes(part: Slice, key: str) -> None:
     """Raises `ConfigError` if the first rows have values for hashes, none of which is one.
 
-    Such a column is wrong in all files; single rows cost no more than themselves when they are
-    read.
+    Such a column is wrong in all files. Of other columns a row without a hash costs only itself,
+    when it is read.
     """
     if "hash" not in part.columns:
         return
