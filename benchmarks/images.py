@@ -2,9 +2,11 @@
 
 Download: `benchmarks/images_server.py` serves pictures with the latency, errors and refusals of the
 web. Both sides are given the same URLs, the same number of requests under way, and the same resize,
-and run as their users run them: one command. Images a second are counted after start-up, which is
-the time of a list of eight URLs: enough for all processes to be started. What a dripping URL costs
-is the time of that list with one in the place of its last, less that without.
+and run as their users run them: one command. There are two lists, the web's, of whose URLs one in a
+hundred drips for a minute, and a prompt one, in which none does. Images a second are counted after
+start-up, which is the time of a list of eight URLs: enough for all processes to be started. Beside
+it stands the time until the first request. What a single dripping URL costs is the time of those
+eight with one in the place of the last, less that without.
 
 Storing: the CPU time of a picture from its bytes to those that are stored, in one process. Ours
 decodes, measures and hashes it for the index, and has img2dataset's resizer make the JPEG; beside
@@ -12,8 +14,8 @@ it stands that resizer alone. Its ratio is below 1 by what the measures take.
 
 Then, unless it is to be quick, CLIP scores beside a bare loop, by `benchmarks/images_clip.py`.
 
-    make bench-images                                  # about a quarter of an hour
-    make bench-images ARGS=--quick                     # about one, once the peer is installed
+    make bench-images                                  # about half an hour
+    make bench-images ARGS=--quick                     # one minute, once the peer is installed
 
 The last line is one JSON object; its ratios are above 1 where this project is better.
 """
@@ -50,14 +52,15 @@ from images_server import HOSTS, share
 from PIL import Image
 
 IMG2DATASET = ["img2dataset==1.47.0", "setuptools<81"]  # which it imports, and newer ones lack
-URLS, QUICK = 4000, 300
+URLS, QUICK = 4000, 100
 FEW = 8  # URLs: start-up and nearly nothing else
 PROCESSES, THREADS = 2, 32
 PATIENCE = 5.0  # seconds: ours for a URL, theirs for each read
-DRIP, QUICK_DRIP = 60.0, 12.0  # seconds that a body takes of which a byte comes now and then
+DRIP, QUICK_DRIP = 60.0, 8.0  # seconds that a body takes of which a byte comes now and then
 SIDE, QUALITY = 378, 95
 # Of a list of URLs, how many in a hundred are of each kind; the others are plain pictures.
-KINDS = {"missing": 5, "busy": 2, "noai": 4, "private": 4}
+PROMPT = {"missing": 5, "busy": 2, "noai": 4, "private": 4}
+WEB = {**PROMPT, "drip": 1}
 PICTURES, TILES = 48, 24
 WIDTHS = (320, 512, 640, 1024)  # pixels, of the pictures whose storing is timed
 
@@ -72,7 +75,7 @@ def main() -> None:
     options = parser.parse_args()
     n = options.urls or (QUICK if options.quick else URLS)
     repeats, drip = (1, QUICK_DRIP) if options.quick else (3, DRIP)
-    figures = compare_downloads(n, repeats, drip) | compare_storing(5 * repeats)
+    figures = compare_downloads(n, repeats, drip) | compare_storing(4 * repeats)
     if not options.quick:
         import images_clip  # whose imports our side of the download does without
 
@@ -92,6 +95,7 @@ class Taken:
     stored: tuple[str, ...]  # the URLs of pictures
     tars: tuple[str, ...]  # sha256 of each
     asked: Mapping[str, int]  # by the server's count
+    idle: float  # seconds until the first request
 
     def of_kind(self, kind: str) -> int:
         """How many pictures of a kind were stored."""
@@ -102,7 +106,7 @@ Side = Callable[[Path, Sequence[str], int], None]  # downloads URLs from a port 
 
 
 def compare_downloads(n: int, repeats: int, drip: float) -> dict[str, Any]:
-    """Both sides on lists of `FEW` URLs, of `n`, and of `FEW` one of which drips for seconds."""
+    """Both sides on lists of `FEW` URLs, of `n`, and of `FEW` one of which drips."""
     peers.environment("img2dataset", IMG2DATASET)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -110,9 +114,10 @@ def compare_downloads(n: int, repeats: int, drip: float) -> dict[str, Any]:
         sides = {"mixwright": ours, "img2dataset": theirs}
         few = [f"/ok/{k}.jpg" for k in range(FEW)]
         start = both(folder, sides, few, repeats)
-        runs = both(folder, sides, paths(n), max(2, repeats))
+        prompt = both(folder, sides, paths(n, PROMPT), max(2, repeats))
+        web = both(folder, sides, paths(n, WEB), repeats, drip)
         slow = both(folder, sides, [*few[:-1], "/drip/0.jpg"], 1, drip)
-    return report(start, runs, {k: slow[k][0].seconds - start[k][-1].seconds for k in sides})
+    return report(start, prompt, web, slow)
 
 
 def make_pictures(folder: Path) -> None:
@@ -136,9 +141,9 @@ def sheet(number: int, side: int) -> bytes:
     return file.getvalue()
 
 
-def paths(n: int) -> list[str]:
+def paths(n: int, percents: Mapping[str, int]) -> list[str]:
     """The first `n` paths of a list whose mixture of kinds is the same over its length."""
-    bounds = [kind for kind, percent in KINDS.items() for _ in range(percent)]
+    bounds = [kind for kind, percent in percents.items() for _ in range(percent)]
     kinds = [*bounds, *["ok"] * (100 - len(bounds))]
     return [f"/{kinds[int(share('kind', str(k)) * 100)]}/{k}.jpg" for k in range(n)]
 
@@ -164,13 +169,13 @@ def measured(folder: Path, side: Side, asked: Sequence[str], drip: float = DRIP)
     out.mkdir()
     with serving(folder / "pictures", drip) as port:
         urls = [f"http://{HOSTS[k % len(HOSTS)]}:{port}{path}" for k, path in enumerate(asked)]
-        before, started = cpu_seconds(), time.perf_counter()
+        before, started = cpu_seconds(), time.monotonic()
         side(out, urls, port)
-        seconds, cpu = time.perf_counter() - started, cpu_seconds() - before
+        seconds, cpu = time.monotonic() - started, cpu_seconds() - before
         with urlopen(f"http://{HOSTS[0]}:{port}/-/asked") as answer:
             told = json.load(answer)
-    tars = sorted(out.rglob("*.tar"))
-    return Taken(seconds, cpu, stored(out), tuple(map(digest, tars)), told)
+    tars = tuple(map(digest, sorted(out.rglob("*.tar"))))
+    return Taken(seconds, cpu, stored(out), tars, told["asked"], told["begun"] - started)
 
 
 def cpu_seconds() -> float:
@@ -291,37 +296,52 @@ def theirs(out: Path, urls: Sequence[str], port: int) -> None:
     run([python.parent / "img2dataset", *flags], out, NO_ALBUMENTATIONS_UPDATE="1")
 
 
-def report(
-    start: Mapping[str, list[Taken]], runs: Mapping[str, list[Taken]], drip: Mapping[str, float]
-) -> dict[str, Any]:
+Runs = Mapping[str, list[Taken]]  # by side
+
+
+def report(start: Runs, prompt: Runs, web: Runs, slow: Runs) -> dict[str, Any]:
     """Print both sides, and answer with the figures."""
     found: dict[str, Any] = {}
-    for name, taken in runs.items():
-        begin = statistics.median(each.seconds for each in start[name])
-        begin_cpu = statistics.median(each.cpu for each in start[name])
-        rates = [len(each.stored) / max(each.seconds - begin, 1e-3) for each in taken]
-        cpu = [(each.cpu - begin_cpu) / len(each.stored) * 1000 for each in taken]
-        found |= {
-            f"{name}_start_seconds": begin,
-            f"{name}_start_cpu_seconds": begin_cpu,
-            f"{name}_images_a_second": statistics.median(rates),
-            f"{name}_cpu_ms_an_image": statistics.median(cpu),
-            f"{name}_images": len(taken[0].stored),
-            f"{name}_same_tars": len({each.tars for each in taken}) == 1,
-            f"{name}_disallowed_fetched": max(each.asked.get("private", 0) for each in taken),
-            f"{name}_noai_stored": max(each.of_kind("noai") for each in taken),
-            f"{name}_drip_seconds": drip[name],
+    for name in prompt:
+        begin, begin_cpu = median(start[name], "seconds"), median(start[name], "cpu")
+        taken = [*prompt[name], *web[name]]
+        figures = {
+            "idle_seconds": median(start[name], "idle"),
+            "start_seconds": begin,
+            "start_cpu_seconds": begin_cpu,
+            "images_a_second": rate(web[name], begin),
+            "prompt_images_a_second": rate(prompt[name], begin),
+            "prompt_cpu_ms_an_image": 1000 / rate(prompt[name], begin_cpu, "cpu"),
+            "images": len(prompt[name][0].stored),
+            "same_tars": len({each.tars for each in prompt[name]}) == 1,
+            "disallowed_fetched": max(each.asked.get("private", 0) for each in taken),
+            "noai_stored": max(each.of_kind("noai") for each in taken),
+            "drip_seconds": slow[name][0].seconds - begin,
         }
         print(f"\n{name}")
-        for key, value in found.items():
-            if key.startswith(name):
-                print(f"  {key.removeprefix(name + '_'):22} {value:.2f}")
+        for key, value in figures.items():
+            print(f"  {key:22} {value:.2f}")
+        found |= {f"{name}_{key}": value for key, value in figures.items()}
     return found | {
         "download_images_ratio": ratio(found, "images_a_second", 1),
-        "download_cpu_ratio": ratio(found, "cpu_ms_an_image", -1),
+        "download_prompt_images_ratio": ratio(found, "prompt_images_a_second", 1),
+        "download_prompt_cpu_ratio": ratio(found, "prompt_cpu_ms_an_image", -1),
+        "download_idle_ratio": ratio(found, "idle_seconds", -1),
         "download_start_ratio": ratio(found, "start_seconds", -1),
         "download_start_cpu_ratio": ratio(found, "start_cpu_seconds", -1),
     }
+
+
+def median(taken: Sequence[Taken], figure: str) -> float:
+    """Of some runs."""
+    return statistics.median(getattr(each, figure) for each in taken)
+
+
+def rate(taken: Sequence[Taken], begin: float, figure: str = "seconds") -> float:
+    """Images that are stored in a second after the first `begin` ones."""
+    return statistics.median(
+        len(each.stored) / max(getattr(each, figure) - begin, 1e-3) for each in taken
+    )
 
 
 def ratio(found: Mapping[str, float], figure: str, sign: int) -> float:

@@ -12,7 +12,7 @@ path:
 - `/noai/N.jpg` a picture with `X-Robots-Tag: noai`;
 - `/private/N.jpg` a picture that robots.txt disallows;
 - `/drip/N.jpg` a byte every 0.1 s, for SECONDS;
-- `/-/asked` how many of each kind were asked for, as JSON.
+- `/-/asked` how many of each kind were asked for, and since when, as JSON.
 """
 
 import asyncio
@@ -47,6 +47,7 @@ class Web:
         self.pictures = [path.read_bytes() for path in sorted(folder.iterdir())]
         self.first: dict[str, float] = {}
         self.asked: Counter[str] = Counter()
+        self.begun = 0.0  # the first request, by the machine's clock
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer the requests of a connection until it is closed."""
@@ -64,8 +65,10 @@ class Web:
         """Answer one request."""
         kind = path.split("/")[1]
         if path == "/-/asked":
-            await self.send(writer, 200, json.dumps(self.asked).encode())
+            told = {"asked": self.asked, "begun": self.begun}
+            await self.send(writer, 200, json.dumps(told).encode())
             return
+        self.begun = self.begun or time.monotonic()
         self.asked[kind] += 1
         await asyncio.sleep(latency(path))
         if path == "/robots.txt":

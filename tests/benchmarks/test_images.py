@@ -3,6 +3,7 @@
 import http.client
 import importlib
 import json
+import time
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -17,16 +18,19 @@ def images(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_a_list_has_the_stated_share_of_each_kind(images: ModuleType):
-    kinds = Counter(path.split("/")[1] for path in images.paths(5000))
-    for kind, percent in images.KINDS.items():
-        assert kinds[kind] / 50 == pytest.approx(percent, abs=1)
-    assert images.paths(5000)[:100] == images.paths(100)
+    web = images.paths(5000, images.WEB)
+    kinds = Counter(path.split("/")[1] for path in web)
+    for kind, percent in images.WEB.items():
+        assert kinds[kind] / 50 == pytest.approx(percent, abs=percent / 2)
+    assert web[:100] == images.paths(100, images.WEB)
+    assert "drip" not in {path.split("/")[1] for path in images.paths(5000, images.PROMPT)}
 
 
 def test_the_server_does_what_a_path_says(images: ModuleType, tmp_path: Path):
     (tmp_path / "pictures").mkdir()
     Image.new("RGB", (8, 8), "red").save(tmp_path / "pictures" / "a.jpg")
     picture = (tmp_path / "pictures" / "a.jpg").read_bytes()
+    before = time.monotonic()
     with images.serving(tmp_path / "pictures") as port:
 
         def get(path: str) -> tuple[int, bytes, http.client.HTTPMessage]:
@@ -41,22 +45,26 @@ def test_the_server_does_what_a_path_says(images: ModuleType, tmp_path: Path):
         assert b"Disallow: /private/" in get("/robots.txt")[1]
         status, _, headers = get("/busy/1.jpg")
         assert (status, headers["Retry-After"]) == (503, "1")
-        asked = json.loads(get("/-/asked")[1])
-    assert asked == {"ok": 1, "missing": 1, "noai": 1, "robots.txt": 1, "busy": 1}
+        told = json.loads(get("/-/asked")[1])
+    assert before < told["begun"] < time.monotonic()
+    assert told["asked"] == {"ok": 1, "missing": 1, "noai": 1, "robots.txt": 1, "busy": 1}
 
 
 def test_ratios_are_above_one_where_we_are_better(images: ModuleType):
     def taken(seconds: float, pictures: int) -> list[object]:
         stored = tuple(f"http://h/ok/{k}.jpg" for k in range(pictures))
-        return [images.Taken(seconds, seconds, stored, ("a",), {"private": 0})] * 2
+        return [images.Taken(seconds, seconds, stored, ("a",), {"private": 0}, seconds / 2)] * 2
 
     start = {"mixwright": taken(2.0, 1), "img2dataset": taken(5.0, 1)}
-    runs = {"mixwright": taken(4.0, 100), "img2dataset": taken(9.0, 100)}
-    drip = {"mixwright": 10.0, "img2dataset": 60.0}
-    found = images.report(start, runs, drip)
-    assert found["download_start_ratio"] == pytest.approx(2.5)
-    assert found["download_images_ratio"] == pytest.approx(2.0)
-    assert found["download_cpu_ratio"] == pytest.approx(2.0)
+    prompt = {"mixwright": taken(4.0, 100), "img2dataset": taken(9.0, 100)}
+    web = {"mixwright": taken(5.0, 100), "img2dataset": taken(20.0, 100)}
+    slow = {"mixwright": taken(7.0, 7), "img2dataset": taken(65.0, 8)}
+    found = images.report(start, prompt, web, slow)
+    assert found["download_start_ratio"] == found["download_idle_ratio"] == pytest.approx(2.5)
+    assert found["download_images_ratio"] == pytest.approx(5.0)
+    assert found["download_prompt_images_ratio"] == pytest.approx(2.0)
+    assert found["download_prompt_cpu_ratio"] == pytest.approx(2.0)
+    assert (found["mixwright_drip_seconds"], found["img2dataset_drip_seconds"]) == (5.0, 60.0)
     assert found["mixwright_same_tars"] and found["mixwright_disallowed_fetched"] == 0
 
 
