@@ -2,14 +2,13 @@
 
 from functools import partial
 
-import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
 from filters.lines import EDITS, Edited, edit
 from filters.rules import Rule, flag, reasons, share
 from pipelines.config import FilterSpec
-from pipelines.stage import Part, Place, Stage, measures_of, write_documents
+from pipelines.stage import Part, Stage, map_parts, measures_of
 from shards import ledger, schema
 
 NOTHING_LEFT = "lines_nothing_left"
@@ -24,24 +23,11 @@ def lines_stage(name: str, source: Stage, rule: FilterSpec) -> Stage:
     """
     return Stage(
         name,
-        partial(_lines, rule=rule),
+        partial(map_parts, work=partial(edit_documents, rule=rule)),
         rule.model_dump(),
         ("pipelines.lines",),
         inputs=(source.name,),
     )
-
-
-def _lines(parts: beam.PCollection[int], place: Place, rule: FilterSpec) -> beam.PCollection[int]:
-    return parts | "lines" >> beam.Map(_lines_part, place, rule)
-
-
-def _lines_part(part: int, place: Place, rule: FilterSpec) -> int:
-    with place.clock():
-        if not place.has(part):
-            documents = place.read(part)
-            result, measures = edit_documents(documents, rule)
-            write_documents(place, part, documents, result, measures=measures)
-    return part
 
 
 def edit_documents(documents: pa.Table, rule: FilterSpec) -> tuple[Part, pa.Table]:

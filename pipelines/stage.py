@@ -166,11 +166,12 @@ def image_count(documents: pa.Table) -> int:
     return int(parts.field("text").null_count)
 
 
-Work = Callable[[pa.Table, int], Part]
+# What a stage makes of the documents of a part, and what it measured of them, if anything.
+Work = Callable[[pa.Table], tuple[Part, pa.Table | None]]
 
 
 def map_parts(parts: Any, place: Place, work: Work) -> Any:
-    """Write `work(documents, part)` for every part."""
+    """Write what `work` makes of the documents of every part."""
     return parts | "work" >> beam.Map(_map_part, place, work)
 
 
@@ -178,7 +179,8 @@ def _map_part(part: int, place: Place, work: Work) -> int:
     with place.clock():
         if not place.has(part):
             documents = place.read(part)
-            write_documents(place, part, documents, work(documents, part))
+            result, measures = work(documents)
+            write_documents(place, part, documents, result, measures=measures)
     return part
 
 
@@ -226,7 +228,7 @@ def filter_stage(
     """
     return Stage(
         name,
-        partial(_filter, filters=filters, measure_all=measure_all),
+        partial(map_parts, work=partial(_filter, filters=filters, measure_all=measure_all)),
         [[spec.model_dump() for spec in filters], measure_all],
         ("filters.rules", *{FILTERS[spec.name].__module__ for spec in filters}),
         inputs=(source.name,),
@@ -234,22 +236,14 @@ def filter_stage(
     )
 
 
-def _filter(parts: Any, place: Place, filters: Sequence[FilterSpec], measure_all: bool) -> Any:
-    return parts | "filter" >> beam.Map(_filter_part, place, filters, measure_all)
-
-
-def _filter_part(part: int, place: Place, filters: Sequence[FilterSpec], measure_all: bool) -> int:
-    with place.clock():
-        if not place.has(part):
-            documents = place.read(part)
-            verdicts = judge(documents, filters, measure_all=measure_all)
-            kept = documents.filter(verdicts["reason"].is_null())
-            drops = ledger.drop_rows(
-                documents, verdicts["reason"].to_pylist(), details=verdicts["detail"].to_pylist()
-            )
-            measures = verdicts.drop_columns(["reason", "detail"])
-            write_documents(place, part, documents, (kept, drops), measures=measures)
-    return part
+def _filter(
+    documents: pa.Table, filters: Sequence[FilterSpec], measure_all: bool
+) -> tuple[Part, pa.Table]:
+    verdicts = judge(documents, filters, measure_all=measure_all)
+    why, details = verdicts["reason"], verdicts["detail"].to_pylist()
+    drops = ledger.drop_rows(documents, why.to_pylist(), details=details)
+    measures = verdicts.drop_columns(["reason", "detail"])
+    return (documents.filter(why.is_null()), drops), measures
 
 
 def judge(

@@ -36,10 +36,10 @@ def language_stage(name: str, source: Stage) -> Stage:
     )
 
 
-def _identify(documents: pa.Table, part: int) -> Part:
+def _identify(documents: pa.Table) -> tuple[Part, None]:
     languages, sure = identify(schema.texts(documents))
     named = schema.with_column(documents, "language", pa.array(languages, pa.string()))
-    return schema.with_score(named, "language", sure), schema.DROP.empty_table()
+    return (schema.with_score(named, "language", sure), schema.DROP.empty_table()), None
 
 
 def flagged_words_stage(
@@ -112,9 +112,9 @@ def _score_stage(
     )
 
 
-def _measure(documents: pa.Table, part: int, score: str, measure: Measure) -> Part:
+def _measure(documents: pa.Table, score: str, measure: Measure) -> tuple[Part, None]:
     values = measure(schema.texts(documents))
-    return schema.with_score(documents, score, values), schema.DROP.empty_table()
+    return (schema.with_score(documents, score, values), schema.DROP.empty_table()), None
 
 
 def _located(key: str, places: Sequence[str], storage: StorageOptions) -> list[Location]:
