@@ -29,7 +29,7 @@ import psutil
 import yaml
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines.config import load_recipe
+from pipelines.config.recipe import load_recipe
 from pipelines.demo import HOSTS, SAMPLE, prepare
 from pipelines.fetching.site import serve
 from pipelines.recipe import stages_of

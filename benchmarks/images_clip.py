@@ -36,7 +36,7 @@ import pyarrow.parquet as pq
 import text_dedupe
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines.config import Clip
+from pipelines.config.steps import Clip
 from pipelines.engines.forks import forks
 from pipelines.scores.score import score_stage
 from pipelines.stage import Place, Stage

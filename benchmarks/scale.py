@@ -58,7 +58,8 @@ import pyarrow.parquet as pq
 import yaml
 
 from pipelines import images, mix
-from pipelines.config import Near, Recipe, load_recipe
+from pipelines.config.recipe import Recipe, load_recipe
+from pipelines.config.steps import Near
 from pipelines.demo import HOSTS, SAMPLE
 from pipelines.duplicates import clusters, dedupe, near
 from pipelines.engines.coders import TableCoder
@@ -306,7 +307,7 @@ def _warm(number: int, what: str) -> int:
         language.identify(["A text"])
         minhash.signatures(["a text of some words"])
     elif what == "score":
-        from pipelines.config import Clip
+        from pipelines.config.steps import Clip
         from pipelines.scores.score import _loaded
 
         _loaded(Clip().model, None)

@@ -44,7 +44,7 @@ from filters import language, text
 from filters.flagged import flagged_share
 from filters.prose import Prose
 from filters.rules import Mask
-from pipelines.config import FilterSpec
+from pipelines.config.rules import FilterSpec
 from pipelines.lines import edit_documents
 from pipelines.reading.prose import main_text
 from pipelines.stage import judge

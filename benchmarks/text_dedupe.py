@@ -46,7 +46,7 @@ from datasketch import MinHash, MinHashLSH
 from scipy import sparse
 
 from filters import minhash
-from pipelines.config import Dedupe, Near
+from pipelines.config.steps import Dedupe, Near
 from pipelines.duplicates import alike
 from pipelines.duplicates.dedupe import dedupe_stage
 from pipelines.engines.forks import forks

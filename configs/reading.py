@@ -1,10 +1,10 @@
 """Recipes: YAML read into pydantic models, with errors that name the key and what is allowed."""
 
 from collections.abc import Sequence
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shards.storage import Location, location, read_bytes
 
@@ -18,6 +18,8 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+
+Positive = Annotated[int, Field(gt=0)]
 
 Model = TypeVar("Model", bound=BaseModel)
 

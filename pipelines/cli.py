@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from pipelines.config import Recipe
+    from pipelines.config.recipe import Recipe
     from pipelines.run import Planned
     from shards.ledger import Counts
     from shards.storage import Location
@@ -172,7 +172,7 @@ def run(
 ) -> None:
     """Run a recipe. What is done is skipped, what was interrupted is continued."""
     with told():
-        from pipelines.config import load_recipe
+        from pipelines.config.recipe import load_recipe
 
         engine = [f"runner.engine={runner}"] if runner else []
         recipe = load_recipe(config, [*(assignments or []), *engine])
@@ -327,7 +327,7 @@ def demo(
     """Run the whole path on the bundled sample: download, curate, mix, verify, train, report."""
     with told():
         from pipelines import demo as steps
-        from pipelines.config import load_recipe
+        from pipelines.config.recipe import load_recipe
 
         started = time.monotonic()
         with as_file(files("configs") / "demo.yaml") as path:
@@ -602,7 +602,7 @@ def show(config: Config, assignments: Set = None) -> None:
     with told():
         import yaml
 
-        from pipelines.config import load_recipe
+        from pipelines.config.recipe import load_recipe
 
         tree: Mapping[str, Any] = load_recipe(config, assignments or []).model_dump(mode="json")
         say(yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True).rstrip())

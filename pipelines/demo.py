@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.reading import ConfigError
-from pipelines.config import Recipe
+from pipelines.config.recipe import Recipe
 from pipelines.fetching.crawl import crawl
 from pipelines.fetching.site import serve
 from shards import ledger

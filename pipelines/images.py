@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.config import FilterSpec
+from pipelines.config.rules import FilterSpec
 from pipelines.stage import (
     Part,
     Place,

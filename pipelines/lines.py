@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from filters.lines import EDITS, Edited, edit
 from filters.rules import Rule, flag, reasons, share
-from pipelines.config import FilterSpec
+from pipelines.config.rules import FilterSpec
 from pipelines.stage import Part, Stage, map_parts, measures_of
 from shards import ledger, schema
 

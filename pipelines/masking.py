@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from filters import pii
 from filters.rules import Rule
-from pipelines.config import Mask
+from pipelines.config.steps import Mask
 from pipelines.stage import Part, Stage, map_parts, measures_of
 from shards import schema
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from configs.reading import ConfigError
 from mixers import packing
 from mixers.plan import Mixture, group_name, mixture
-from pipelines.config import Mix
+from pipelines.config.recipe import Mix
 from pipelines.images import read_index
 from pipelines.stage import MOST_PARTITIONS, Pieces, Place, Stage, by_part, scatter
 from shards import ledger, schema, tar, tokens

@@ -2,7 +2,7 @@
 
 from configs.reading import ConfigError
 from pipelines import mix
-from pipelines.config import Recipe
+from pipelines.config.recipe import Recipe
 from pipelines.mix import Source
 from pipelines.reading.captions import read_stage
 from pipelines.reading.extraction import extract_stage

@@ -25,7 +25,7 @@ from apache_beam.metrics import Metrics
 
 from filters.prose import prose
 from filters.rules import Rule
-from pipelines.config import FILTERS, FilterSpec
+from pipelines.config.rules import FILTERS, FilterSpec
 from pipelines.engines import coders  # noqa: F401  tables of graphs are encoded by it
 from pipelines.engines.version import code_version
 from shards import ledger, schema

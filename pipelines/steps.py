@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from pipelines.config import Corpus, Download, Step
+from pipelines.config.corpora import Corpus
+from pipelines.config.steps import Download, Step
 from pipelines.duplicates.copies import copies_stage
 from pipelines.duplicates.decontaminate import decontaminate_stage
 from pipelines.duplicates.decontaminate_images import decontaminate_images_stage

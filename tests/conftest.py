@@ -13,7 +13,7 @@ import pytest
 from _pytest.nodeid import NodeId
 
 if TYPE_CHECKING:
-    from pipelines.config import Recipe
+    from pipelines.config.recipe import Recipe
     from pipelines.fetching.site import Site
 
 # What many tests share, each made once and all of them on one process.
@@ -72,7 +72,7 @@ def small_run(
     site: "Site", small_input: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> "Recipe":
     """The recipe of a finished run; tests must not change its folder."""
-    from pipelines.config import load_recipe
+    from pipelines.config.recipe import load_recipe
     from tests.pipelines.small import run_quietly, small_recipe
 
     folder = tmp_path_factory.mktemp("small")

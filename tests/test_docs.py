@@ -13,7 +13,8 @@ from pydantic import BaseModel
 from configs.reading import check, set_key
 from configs.storage import S3, Gcs
 from pipelines.cli import app
-from pipelines.config import Cluster, Dataflow, Recipe
+from pipelines.config.recipe import Recipe
+from pipelines.config.runner import Cluster, Dataflow
 from pipelines.engines.runners import pipeline_options
 
 ROOT = Path(__file__).parent.parent

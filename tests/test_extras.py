@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.config import Recipe
+from pipelines.config.recipe import Recipe
 from shards.loader import open_shards, shards_folder
 from shards.storage import Location, read_table
 from tests.environments import FOLDERS, OPTIONAL, PACKAGES, ROOT, Environment, install, link

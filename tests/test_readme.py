@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from pipelines.cli import app
-from pipelines.config import load_recipe
+from pipelines.config.recipe import load_recipe
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 

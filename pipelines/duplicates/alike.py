@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from filters import minhash
-from pipelines.config import Near
+from pipelines.config.steps import Near
 from pipelines.duplicates import clusters
 from pipelines.duplicates.clusters import Nodes
 from pipelines.stage import Pieces, Place, partitions, scatter

@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from filters import minhash
-from pipelines.config import Copies
+from pipelines.config.steps import Copies
 from pipelines.duplicates.alike import names as hashed
 from pipelines.duplicates.keys import Keys
 from pipelines.duplicates.near import firsts

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 
 from configs.reading import ConfigError
 from filters.decontamination import Index, Overlap, contaminated, find, overlaps
-from pipelines.config import Decontaminate, expand
+from pipelines.config.sources import expand
+from pipelines.config.steps import Decontaminate
 from pipelines.reading.compressed import CODECS, whole
 from pipelines.stage import (
     Pieces,

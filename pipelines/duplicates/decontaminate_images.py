@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 from configs.reading import ConfigError
 from filters.hamming import distances, matches
 from filters.looks import LOOK, Limits, alike, looks
-from pipelines.config import DecontaminateImages, expand
+from pipelines.config.sources import expand
+from pipelines.config.steps import DecontaminateImages
 from pipelines.duplicates.clusters import Build
 from pipelines.duplicates.decontaminate import set_names
 from pipelines.duplicates.looks import limits

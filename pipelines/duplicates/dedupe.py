@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from configs.reading import ConfigError
-from pipelines.config import Dedupe
+from pipelines.config.steps import Dedupe
 from pipelines.duplicates import keys, near
 from pipelines.stage import (
     Part,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from filters import minhash
 from filters.looks import NONE, SCOPED, looks
-from pipelines.config import Dedupe, Near
+from pipelines.config.steps import Dedupe, Near
 from shards import schema
 
 NO_KEY = minhash.NO_KEY  # of a document that has nothing to compare

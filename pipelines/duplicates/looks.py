@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from filters.hamming import blocks, close_pairs
 from filters.looks import NONE, SCOPED, Limits, alike
-from pipelines.config import NearImage
+from pipelines.config.steps import NearImage
 from pipelines.duplicates import clusters
 from pipelines.duplicates.clusters import Nodes
 from pipelines.stage import Pieces, Place, partitions, scatter

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from filters.looks import SCOPED
-from pipelines.config import Dedupe
+from pipelines.config.steps import Dedupe
 from pipelines.duplicates import clusters, keys, looks, semantic
 from pipelines.duplicates.alike import NAMED, by_band, compared, names
 from pipelines.duplicates.clusters import Build, Nodes

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from filters.passages import NO_KEY, Passages, covered, passages, without
 from filters.rules import Mask, Rule, below, flag, reasons, share
-from pipelines import config
+from pipelines.config import steps
 from pipelines.duplicates.alike import names
 from pipelines.duplicates.keys import Keys, salts
 from pipelines.duplicates.near import firsts, nodes
@@ -50,7 +50,7 @@ REMOVED = "passages_removed"  # the measure: the share of its words that a docum
 Group = tuple[int, Iterable[pa.Table]]
 
 
-def passages_stage(name: str, source: Stage, options: config.Passages) -> Stage:
+def passages_stage(name: str, source: Stage, options: steps.Passages) -> Stage:
     """Edit out what is repeated; documents that are empty or too short then are dropped."""
     return Stage(
         name,
@@ -66,7 +66,7 @@ def passages_stage(name: str, source: Stage, options: config.Passages) -> Stage:
     )
 
 
-def _dedupe(parts: Any, place: Place, options: config.Passages) -> Any:
+def _dedupe(parts: Any, place: Place, options: steps.Passages) -> Any:
     found = (
         parts
         | "passages" >> beam.FlatMap(_send, place, options)
@@ -76,7 +76,7 @@ def _dedupe(parts: Any, place: Place, options: config.Passages) -> Any:
     return by_part(parts, found, REPEATED) | "write" >> beam.Map(_write, place, options)
 
 
-def _read(documents: pa.Table, options: config.Passages) -> tuple[Passages, Keys]:
+def _read(documents: pa.Table, options: steps.Passages) -> tuple[Passages, Keys]:
     """The passages of the documents' text parts, and their keys within the scope."""
     owners, parts = schema.flatten_parts(documents)
     there = parts.field("text").is_valid()
@@ -89,7 +89,7 @@ def _read(documents: pa.Table, options: config.Passages) -> tuple[Passages, Keys
     return found, np.where(found.keys == NO_KEY, found.keys, keys)
 
 
-def _send(part: int, place: Place, options: config.Passages) -> Pieces:
+def _send(part: int, place: Place, options: steps.Passages) -> Pieces:
     with place.clock():
         documents = place.read(part)
         found, keys = _read(documents, options)
@@ -112,7 +112,7 @@ def _first_of_part(documents: pa.Table, found: Passages, keys: Keys, part: int) 
     return pa.table([*columns, times.astype(np.int32)], schema=FOUND)
 
 
-def _repeated(group: Group, place: Place, options: config.Passages) -> Pieces:
+def _repeated(group: Group, place: Place, options: steps.Passages) -> Pieces:
     """Passages that occur often enough, and which is the first, to each part that has them."""
     with place.clock():
         rows = pa.concat_tables(group[1]).combine_chunks()
@@ -125,7 +125,7 @@ def _repeated(group: Group, place: Place, options: config.Passages) -> Pieces:
         return place.sent(scatter(table, node[often] >> 32))
 
 
-def _write(group: Group, place: Place, options: config.Passages) -> int:
+def _write(group: Group, place: Place, options: steps.Passages) -> int:
     part, tables = group
     with place.clock():
         if not place.has(part):
@@ -137,7 +137,7 @@ def _write(group: Group, place: Place, options: config.Passages) -> int:
 
 
 def _edit(
-    documents: pa.Table, repeated: pa.Table, part: int, options: config.Passages
+    documents: pa.Table, repeated: pa.Table, part: int, options: steps.Passages
 ) -> tuple[Part, pa.Table]:
     """Documents without the passages that go, the ledger's rows of those dropped, and measures."""
     found, keys = _read(documents, options)
@@ -153,7 +153,7 @@ def _edit(
     return (edited.filter(why.is_null()), drops), measures
 
 
-def _lost(keys: Keys, repeated: pa.Table, part: int, options: config.Passages) -> Mask:
+def _lost(keys: Keys, repeated: pa.Table, part: int, options: steps.Passages) -> Mask:
     """Which passages go, by the piece that they start with."""
     key, node, at = (np.asarray(repeated[name]) for name in REPEATED.names)
     if not len(key):

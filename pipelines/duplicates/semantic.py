@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from filters.semantic import Vectors, centres, close_pairs, divided, nearest, whole
-from pipelines.config import Semantic
+from pipelines.config.steps import Semantic
 from pipelines.duplicates import clusters
 from pipelines.duplicates.clusters import Build
 from pipelines.duplicates.keys import salts

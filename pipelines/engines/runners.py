@@ -10,7 +10,8 @@ from typing import Any
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from configs.reading import ConfigError
-from pipelines.config import Cluster, Dataflow, Recipe, Runner
+from pipelines.config.recipe import Recipe
+from pipelines.config.runner import Cluster, Dataflow, Runner
 from pipelines.engines.forks import keep_freed_memory
 from shards import schema
 

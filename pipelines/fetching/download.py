@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.config import Download
+from pipelines.config.steps import Download
 from pipelines.fetching.batches import Chain, Target, chains, fetch_partition, host_of, in_order
 from pipelines.fetching.fetch import TEMPORARY, FetchOptions
 from pipelines.images import drop_images, read_index

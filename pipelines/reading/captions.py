@@ -8,7 +8,7 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 
-from pipelines.config import Tables
+from pipelines.config.sources import Tables
 from pipelines.reading.records import Lost, lost_row
 from pipelines.reading.tables import Row, Slice, read_slice, slices
 from pipelines.stage import Part, Place, Stage

@@ -12,7 +12,7 @@ import pyarrow as pa
 from configs.reading import ConfigError
 from filters.rules import reasons
 from filters.urls import BlockLists, block_lists, url_blocks
-from pipelines.config import Block, Pages, expand
+from pipelines.config.sources import Block, Pages, expand
 from pipelines.reading.extract import Reader
 from pipelines.reading.guard import Answer, read_pages
 from pipelines.reading.inputs import Slice, lines, read_slice, slices

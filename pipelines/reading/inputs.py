@@ -16,7 +16,7 @@ from urllib.parse import quote
 import pyarrow as pa
 
 from configs.reading import ConfigError
-from pipelines.config import Pages, expand
+from pipelines.config.sources import Pages, expand
 from pipelines.reading.compressed import CODECS, Damage, decompressed, plain_suffix, whole
 from pipelines.reading.records import Lost, Page, Record
 from pipelines.reading.rows import (

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.config import Columns
+from pipelines.config.sources import Columns
 from pipelines.reading.compressed import CODECS, Codec, Damage, decompressed
 from pipelines.reading.records import Lost, Page, Prose, Record
 from shards.storage import Location, open_stream

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from configs.reading import ConfigError
-from pipelines.config import Tables, expand
+from pipelines.config.sources import Tables, expand
 from pipelines.reading.compressed import CODECS, plain_suffix
 from pipelines.reading.records import Lost
 from pipelines.reading.rows import (

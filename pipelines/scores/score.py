@@ -27,7 +27,7 @@ from filters.clip import (
     scorer,
 )
 from filters.similarity import best_fits, best_pictures
-from pipelines.config import Clip
+from pipelines.config.steps import Clip
 from pipelines.images import image_rows, read_index, set_scores
 from pipelines.stage import Place, Stage, write_documents
 from shards import schema

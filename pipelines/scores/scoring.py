@@ -15,7 +15,7 @@ from filters.flagged import ENGLISH, flagged_share
 from filters.language import MODEL, identify
 from filters.perplexity import perplexities
 from filters.quality import BUNDLED, BUNDLED_FILE, quality
-from pipelines.config import FlaggedWords, Perplexity, Quality
+from pipelines.config.steps import FlaggedWords, Perplexity, Quality
 from pipelines.reading.inputs import lines
 from pipelines.stage import Part, Stage, map_parts
 from shards import schema

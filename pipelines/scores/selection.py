@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from filters.rules import Rule, above, below, flag, reasons
 from filters.scored import score
-from pipelines.config import Select
+from pipelines.config.steps import Select
 from pipelines.stage import Place, Stage, measures_of, write_documents
 from shards import ledger, schema
 

@@ -11,7 +11,7 @@ import pytest
 from apache_beam.metrics import Metrics, MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines.config import Recipe, load_recipe
+from pipelines.config.recipe import Recipe, load_recipe
 from pipelines.fetching.site import Site
 from shards import ledger
 from shards.storage import read_json, sha256_file

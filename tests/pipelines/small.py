@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from pipelines.config import Recipe
+from pipelines.config.recipe import Recipe
 from pipelines.engines.runners import pipeline_options
 from pipelines.fetching.site import Site
 from pipelines.recipe import stages_of

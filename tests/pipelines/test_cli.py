@@ -17,7 +17,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from pipelines.cli import app
-from pipelines.config import Recipe, load_recipe
+from pipelines.config.recipe import Recipe, load_recipe
 from shards import ledger
 from shards.loader import open_shards
 from shards.storage import read_table

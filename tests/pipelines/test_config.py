@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from configs.reading import ConfigError
-from pipelines.config import load_recipe
+from pipelines.config.recipe import load_recipe
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 

@@ -7,7 +7,7 @@ import pytest
 
 from configs.reading import ConfigError
 from pipelines import demo
-from pipelines.config import Recipe, load_recipe
+from pipelines.config.recipe import Recipe, load_recipe
 from shards import ledger
 from shards.loader import open_shards
 from tests.pipelines.small import CONFIGS, SAMPLE

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.config import FilterSpec
+from pipelines.config.rules import FilterSpec
 from pipelines.images import (
     drop_images,
     image_filter_stage,

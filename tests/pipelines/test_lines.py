@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipelines.config import FilterSpec
+from pipelines.config.rules import FilterSpec
 from pipelines.lines import lines_stage
 from shards import ledger, schema
 from shards.storage import read_table

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipelines.config import Mask
+from pipelines.config.steps import Mask
 from pipelines.masking import mask_stage
 from shards import schema
 from shards.storage import read_table

@@ -15,7 +15,7 @@ from PIL import Image
 
 from configs.reading import ConfigError
 from pipelines import mix
-from pipelines.config import Mix
+from pipelines.config.recipe import Mix
 from pipelines.mix import Source, cut_documents, pack_pieces
 from pipelines.stage import Place
 from shards import ledger, schema, tokens

@@ -20,7 +20,8 @@ from typer.testing import CliRunner
 
 from pipelines import run
 from pipelines.cli import app
-from pipelines.config import Recipe, Step, load_recipe
+from pipelines.config.recipe import Recipe, load_recipe
+from pipelines.config.steps import Step
 from pipelines.engines.dataflow import shuffles
 from pipelines.fetching.site import Site
 from pipelines.recipe import selected, stages_of

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.config import Recipe, load_recipe
+from pipelines.config.recipe import Recipe, load_recipe
 from pipelines.fetching.site import Site
 from shards import ledger
 from shards.storage import Remote, exists, names, read_bytes

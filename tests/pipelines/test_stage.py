@@ -6,7 +6,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.config import FilterSpec
+from pipelines.config.rules import FilterSpec
 from pipelines.stage import Place, filter_stage, image_count, judge, scatter
 from shards import ledger, measures, schema
 from shards.storage import read_table

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from configs.reading import ConfigError
-from pipelines.config import Recipe, load_recipe
+from pipelines.config.recipe import Recipe, load_recipe
 from shards import ledger
 from shards.loader import open_shards
 from shards.verify import verify

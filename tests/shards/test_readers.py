@@ -14,7 +14,7 @@ from shards import tar
 from shards.loader import Sequence, open_shards, shards_folder
 
 if TYPE_CHECKING:
-    from pipelines.config import Recipe
+    from pipelines.config.recipe import Recipe
 
 
 @pytest.fixture(scope="module")

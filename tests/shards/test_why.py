@@ -14,7 +14,7 @@ from shards.why import Answer, why
 from tests.shards.stages import finish, folder_of
 
 if TYPE_CHECKING:
-    from pipelines.config import Recipe
+    from pipelines.config.recipe import Recipe
 
 
 CAT, DOG = "http://a.example/cat.jpg", "http://a.example/dog.jpg"

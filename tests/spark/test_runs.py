@@ -16,7 +16,7 @@ from apache_beam.metrics import Metrics, MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
-from pipelines.config import Recipe, load_recipe
+from pipelines.config.recipe import Recipe, load_recipe
 from pipelines.fetching.site import Site
 from shards import ledger
 from tests.jvm import require_java

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from pipelines.config import Recipe
+from pipelines.config.recipe import Recipe
 from shards import ledger, schema
 from shards.images import open_image
 from shards.ledger import current, part_files

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipelines.config import Copies, Text
+from pipelines.config.corpora import Text
+from pipelines.config.steps import Copies
 from pipelines.duplicates import copies
 from pipelines.duplicates.copies import copies_stage, frequent, tally
 from pipelines.stage import Place

@@ -14,7 +14,7 @@ import zstandard
 from pydantic import ValidationError
 
 from configs.reading import ConfigError
-from pipelines.config import Decontaminate, Step
+from pipelines.config.steps import Decontaminate, Step
 from pipelines.duplicates.decontaminate import (
     decontaminate_stage,
     load_index,

@@ -12,7 +12,8 @@ from PIL import Image
 
 from configs.reading import ConfigError
 from filters.looks import Limits, looks
-from pipelines.config import Captions, DecontaminateImages
+from pipelines.config.corpora import Captions
+from pipelines.config.steps import DecontaminateImages
 from pipelines.duplicates import decontaminate_images
 from pipelines.duplicates.decontaminate_images import (
     KNOWN,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from configs.reading import ConfigError
-from pipelines.config import Dedupe, Near, NearImage, Semantic
+from pipelines.config.steps import Dedupe, Near, NearImage, Semantic
 from pipelines.duplicates import alike, dedupe, keys, near
 from pipelines.engines.dataflow import shuffles
 from pipelines.stage import Place

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import yaml
 from PIL import Image
 
-from pipelines.config import load_recipe
+from pipelines.config.recipe import load_recipe
 from pipelines.fetching.site import Site
 from shards import ledger
 from shards.verify import verify

@@ -17,7 +17,8 @@ from pydantic import ValidationError
 
 from configs.reading import ConfigError
 from filters.looks import SCOPED, Limits, alike
-from pipelines.config import Captions, Dedupe, NearImage
+from pipelines.config.corpora import Captions
+from pipelines.config.steps import Dedupe, NearImage
 from pipelines.duplicates import looks
 from pipelines.duplicates.dedupe import dedupe_stage
 from pipelines.stage import Place

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines.config import Passages
+from pipelines.config.steps import Passages
 from pipelines.duplicates.passages import passages_stage
 from pipelines.stage import Place
 from shards import ledger, schema

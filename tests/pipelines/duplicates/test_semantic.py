@@ -11,7 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from configs.reading import ConfigError
-from pipelines.config import Captions, Dedupe, Semantic
+from pipelines.config.corpora import Captions
+from pipelines.config.steps import Dedupe, Semantic
 from pipelines.duplicates import semantic
 from pipelines.duplicates.dedupe import dedupe_stage
 from pipelines.stage import Place

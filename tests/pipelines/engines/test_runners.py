@@ -17,7 +17,7 @@ from apache_beam.options.pipeline_options import (
 )
 
 from configs.reading import ConfigError
-from pipelines.config import Recipe, load_recipe
+from pipelines.config.recipe import Recipe, load_recipe
 from pipelines.engines.runners import KEEP_WORKERS_MS, check_reach, pipeline_options
 
 

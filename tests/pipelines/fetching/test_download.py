@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.config import Download, Resize
+from pipelines.config.steps import Download, Resize
 from pipelines.fetching import fetch
 from pipelines.fetching.download import HASH_MISMATCH, download_stage
 from pipelines.images import read_index

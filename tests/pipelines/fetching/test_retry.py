@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from pipelines.cli import execute
-from pipelines.config import Recipe, load_recipe
+from pipelines.config.recipe import Recipe, load_recipe
 from pipelines.images import read_index
 from shards import ledger
 from shards.images import read_images

@@ -13,7 +13,9 @@ import webdataset
 
 from configs.reading import ConfigError
 from pipelines import mix
-from pipelines.config import Download, Mix, Tables
+from pipelines.config.recipe import Mix
+from pipelines.config.sources import Tables
+from pipelines.config.steps import Download
 from pipelines.fetching.download import download_stage
 from pipelines.images import read_index
 from pipelines.reading.captions import read_stage

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from configs.reading import ConfigError
-from pipelines.config import Tables
+from pipelines.config.sources import Tables
 from pipelines.reading.captions import pairs, read_stage
 from pipelines.reading.records import Lost
 from shards import ledger

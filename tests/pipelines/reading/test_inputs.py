@@ -10,7 +10,7 @@ import pytest
 import zstandard
 
 from configs.reading import ConfigError
-from pipelines.config import Pages
+from pipelines.config.sources import Pages
 from pipelines.reading import rows
 from pipelines.reading.inputs import Slice, read_slice, slices
 from pipelines.reading.records import Lost, Page

@@ -10,7 +10,7 @@ import zstandard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipelines.config import Columns
+from pipelines.config.sources import Columns
 from pipelines.reading.compressed import GZIP, ZSTD
 from pipelines.reading.records import Lost, Page, Prose, Record
 from pipelines.reading.rows import read_jsonl, read_parquet

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.reading import ConfigError
-from pipelines.config import Tables
+from pipelines.config.sources import Tables
 from pipelines.reading.records import Lost
 from pipelines.reading.tables import column_names, read_slice, slices
 from shards.stores.options import StorageOptions

@@ -9,7 +9,7 @@ from PIL import Image
 
 from configs.reading import ConfigError
 from filters.nsfw import nsfw_scores
-from pipelines.config import FilterSpec
+from pipelines.config.rules import FilterSpec
 from pipelines.images import image_filter_stage
 from pipelines.scores import nsfw
 from pipelines.scores.nsfw import nsfw_stage

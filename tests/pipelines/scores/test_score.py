@@ -16,7 +16,7 @@ from PIL import Image
 from configs.reading import ConfigError
 from filters import clip
 from filters.clip import ClipModel, embed_images, load_clip, pair_scores
-from pipelines.config import Clip
+from pipelines.config.steps import Clip
 from pipelines.scores import score
 from pipelines.scores.score import ClipHandler, score_stage
 from pipelines.stage import Place

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from configs.reading import ConfigError
-from pipelines.config import FlaggedWords, Perplexity, Quality
+from pipelines.config.steps import FlaggedWords, Perplexity, Quality
 from pipelines.scores.scoring import (
     flagged_words_stage,
     language_stage,

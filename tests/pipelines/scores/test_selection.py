@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.config import Select
+from pipelines.config.steps import Select
 from pipelines.scores import selection
 from pipelines.scores.selection import Cut, order, select_stage, value
 from pipelines.stage import Place

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipelines.config import Recipe
+from pipelines.config.recipe import Recipe
 from pipelines.terminal.inspection import render
 from shards import ledger
 from shards.loader import open_shards

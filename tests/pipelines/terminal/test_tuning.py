@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from filters.rules import above, below
-from pipelines.config import FilterSpec
+from pipelines.config.rules import FilterSpec
 from pipelines.stage import filter_stage, judge, measure_field
 from pipelines.terminal.tuning import lines
 from shards import ledger, measures, tune
