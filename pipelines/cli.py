@@ -193,7 +193,7 @@ def execute(
 def _loaded_ahead(recipe: "Recipe") -> list[str]:
     """Modules that workers take long to load."""
     pictures = recipe.corpora.captions or recipe.corpora.interleaved
-    return ["shards.resizing"] if pictures and recipe.download.resize else []
+    return ["pipelines.fetching.loaded"] if pictures and recipe.download.resize else []
 
 
 def _plan_and_run(recipe: "Recipe", only: str | None, dry_run: bool, retry_failed: bool) -> None:
@@ -483,22 +483,29 @@ def inspect(
 
 @app.command(
     epilog=examples(
-        "mixwright why http://docs.mixwright.example/freedombox/APU.part.html",
-        "mixwright why 3f2a... --run runs/mine",
+        "mixwright why runs/demo http://docs.mixwright.example/freedombox/APU.part.html",
+        "mixwright why runs/mine 3f2a...",
     )
 )
 def why(
-    query: Annotated[str, typer.Argument(help="A document's id, a page's URL or an image's.")],
-    folder: Annotated[str, typer.Option("--run", help="The folder of the run.")] = "runs/demo",
+    run: RunFolder,
+    query: Annotated[
+        str,
+        typer.Argument(
+            help="A document's id, a page's URL or an image's.",
+            metavar="URL|ID",
+            show_default=False,
+        ),
+    ],
 ) -> None:
     """Say where a record is, or which rule dropped it."""
     with told():
         from shards.storage import location
         from shards.why import why as ask
 
-        answers = ask(location(folder), query)
+        answers = ask(location(run), query)
         if not answers:
-            raise fail(f"{folder} never read {query}")
+            raise fail(f"{run} never read {query}")
         for answer in answers:
             about = ": ".join(filter(None, (answer.outcome, answer.reason)))
             detail = f" ({answer.detail})" if answer.detail else ""

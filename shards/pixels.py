@@ -6,8 +6,6 @@ All measures are of one greyscale picture (ITU-R 601 luma, 8 bits) whose longer 
 
 from typing import Any
 
-import cv2
-import imagehash
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -56,6 +54,8 @@ def shrunk(picture: Image.Image) -> Image.Image:
 
     It is halved by averages of 2 x 2 as often as that goes, and the rest of the way interpolated.
     """
+    import cv2
+
     grey: Grey = np.asarray(cv2.cvtColor(view(picture), cv2.COLOR_RGBA2GRAY), np.uint8)
     while max(grey.shape) >= 2 * SIDE and min(grey.shape) > 1:
         height, width = (side // 2 for side in grey.shape)
@@ -66,11 +66,15 @@ def shrunk(picture: Image.Image) -> Image.Image:
 
 
 def _resized(grey: Grey, width: int, height: int, how: int) -> Grey:
+    import cv2
+
     return np.asarray(cv2.resize(grey, (width, height), interpolation=how), np.uint8)
 
 
 def phash(small: Image.Image) -> str:
     """The perceptual hash of a picture as `shrunk` gives it: 64 bits as 16 hex digits."""
+    import imagehash  # not among what a reader of shards installs, and neither is cv2
+
     # The size that imagehash would bring it to by itself, which takes most of its time.
     tile = small.resize((32, 32), Image.Resampling.LANCZOS, reducing_gap=2.0)
     return str(imagehash.phash(tile))
@@ -86,6 +90,8 @@ def tint(picture: Image.Image) -> str:
 
     A row or column in the middle belongs to both sides.
     """
+    import cv2
+
     pixels = view(picture)
     height, width = pixels.shape[:2]
     halves = [(slice((n + 1) // 2), slice(n // 2, n)) for n in (height, width)]
@@ -107,6 +113,8 @@ def sharpness(grey: Grey) -> float:
     Curator's blur score is the same of the picture in its full size, where large and noisy
     pictures come out sharper; here it is of `SIDE` pixels, near what an encoder sees.
     """
+    import cv2
+
     second = cv2.Laplacian(grey, cv2.CV_16S)
     return float(cv2.meanStdDev(second)[1][0, 0] ** 2)
 
@@ -120,6 +128,8 @@ def text_share(grey: Grey) -> float:
     letters not at all. Screenshots of menus and dialogs have about 0.1, photographs about 0.005; a
     screenshot is above a photograph in 95 of 100 pairs (`tests/shards/test_pixels.py`).
     """
+    import cv2
+
     edges = cv2.morphologyEx(grey, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
     _, strong = cv2.threshold(edges, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     rules = [cv2.morphologyEx(strong, cv2.MORPH_OPEN, np.ones(s, np.uint8)) for s in RULE_SHAPES]

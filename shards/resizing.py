@@ -9,7 +9,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import cv2
 from PIL import Image
 
 from shards.pixels import view
@@ -24,6 +23,8 @@ def resized(picture: Image.Image, shorter_side: int, quality: int) -> bytes:
 
     Any thread may call it. Raises ValueError for what the resizer cannot encode.
     """
+    import cv2  # not among what a reader of shards installs
+
     # It gets the format that OpenCV writes and reads in the least time.
     _, plain = cv2.imencode(".bmp", cv2.cvtColor(view(picture), cv2.COLOR_RGBA2BGR))
     with _TURN:
@@ -36,7 +37,7 @@ def resized(picture: Image.Image, shorter_side: int, quality: int) -> bytes:
 @cache
 def resizer(shorter_side: int, quality: int) -> Any:
     """What takes the stream of an encoded picture, and gives a JPEG, four sides and an error."""
-    return _module().Resizer(
+    return module().Resizer(
         image_size=shorter_side,
         resize_mode="keep_ratio",
         resize_only_if_bigger=True,
@@ -47,8 +48,11 @@ def resizer(shorter_side: int, quality: int) -> Any:
 
 
 @cache
-def _module() -> ModuleType:
-    """The module alone: img2dataset's package loads torch, which takes seconds."""
+def module() -> ModuleType:
+    """The module of the resizer alone: img2dataset's package loads torch, which takes seconds.
+
+    Raises ModuleNotFoundError where there is no img2dataset.
+    """
     # Albumentations would ask a package index for a newer one.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     package = importlib.util.find_spec("img2dataset")
@@ -60,6 +64,3 @@ def _module() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-_module()  # with this one, so that it can be loaded ahead of the first picture

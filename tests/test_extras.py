@@ -205,7 +205,7 @@ def test_a_plain_install_reads_a_run(plain: Environment, small_run: Recipe):
     assert "captions/filter_images-2" in printed(plain.mixwright("inspect", small_run.out))
     assert f"{sequences}" in printed(plain.mixwright("inspect", shards))
     document = a_document(shards)
-    why = printed(plain.mixwright("why", document, "--run", small_run.out))
+    why = printed(plain.mixwright("why", small_run.out, document))
     assert f"{document}  shards " in why
 
 
@@ -238,7 +238,7 @@ def test_a_command_that_reads_loads_no_engine_and_no_model(command: str, small_r
         "--help": [],
         "inspect": [small_run.out],
         "verify": [shards],
-        "why": [a_document(shards), "--run", small_run.out],
+        "why": [small_run.out, a_document(shards)],
     }
     script = Path(sysconfig.get_path("scripts")) / "mixwright"
     asked = [sys.executable, "-X", "importtime", script, command, *arguments[command]]

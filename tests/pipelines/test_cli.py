@@ -158,7 +158,7 @@ def test_a_folder_that_is_not_there_fails_with_its_name(tmp_path: Path, command:
 def test_a_folder_of_something_else_fails_with_what_was_expected(tmp_path: Path):
     assert "manifest.json is missing" in fails(1, "verify", tmp_path)
     assert "no manifest.json, no run.json and no Parquet file" in fails(1, "inspect", tmp_path)
-    assert f"{tmp_path}/none/run.json" in fails(1, "why", "x", "--run", tmp_path / "none")
+    assert f"{tmp_path}/none/run.json" in fails(1, "why", tmp_path / "none", "x")
 
 
 # On the small run
@@ -179,7 +179,7 @@ def test_why_a_caption_was_dropped(small_run: Recipe):
         ledger.current(small_run.out / "captions" / "filter_images-2")
     ).to_pylist()
     row = next(row for row in drops if row["unit"] == "document")
-    result = mixwright("why", row["url"], "--run", small_run.out)
+    result = mixwright("why", small_run.out, row["url"])
     assert result.exit_code == 0
     first, *_, last = result.stdout.splitlines()
     assert first.startswith(f"{row['id']}  captions/read ")
@@ -190,7 +190,7 @@ def test_why_a_caption_was_dropped(small_run: Recipe):
 def test_why_a_page_was_dropped_says_what_was_measured_and_the_bound(small_run: Recipe):
     drops = ledger.read_drops(ledger.current(small_run.out / "text" / "filter")).to_pylist()
     row = next(row for row in drops if row["reason"] == "gopher_too_few_words")
-    last = mixwright("why", row["url"], "--run", small_run.out).stdout.splitlines()[-1]
+    last = mixwright("why", small_run.out, row["url"]).stdout.splitlines()[-1]
     found = re.search(r"dropped: gopher_too_few_words \((\d+) < 50\)$", last)
     assert found and int(found[1]) <= len(row["content"].split())
 
@@ -199,13 +199,13 @@ def test_why_a_page_is_in_the_shards(small_run: Recipe):
     shards = ledger.current(small_run.out / "shards")
     index = read_table(shards / "mixwright-00000.parquet").to_pylist()
     row = next(row for row in index if row["corpus"] == "interleaved" and row["documents"])
-    result = mixwright("why", row["documents"][0], "--run", small_run.out)
+    result = mixwright("why", small_run.out, row["documents"][0])
     place = f"in the shards (mixwright-00000.tar, sequence {row['position']})"
     assert any(line.endswith(place) for line in result.stdout.splitlines())
 
 
 def test_why_of_what_was_never_read_fails(small_run: Recipe):
-    said = fails(1, "why", "http://nowhere.example/", "--run", small_run.out)
+    said = fails(1, "why", small_run.out, "http://nowhere.example/")
     assert f"{small_run.out} never read http://nowhere.example/" in said
 
 

@@ -124,8 +124,8 @@ def test_verify(server: S3Server, remote_run: Recipe) -> None:
 def test_why(server: S3Server, remote_run: Recipe, small_run: Recipe, small_input: Path) -> None:
     folder = dict(ledger.stage_folders(small_run.out))["captions/filter"]
     dropped = ledger.read_drops(folder)["id"][0].as_py()
-    there = told(server, "why", dropped, "--run", str(remote_run.out))
-    here = told(server, "why", dropped, "--run", str(small_run.out))
+    there = told(server, "why", str(remote_run.out), dropped)
+    here = told(server, "why", str(small_run.out), dropped)
     assert there == here.replace(str(small_input), f"s3://{BUCKET}/input")
     assert "captions/filter" in there
 
