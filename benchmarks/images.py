@@ -52,11 +52,11 @@ from images_server import HOSTS, share
 from PIL import Image
 
 IMG2DATASET = ["img2dataset==1.47.0", "setuptools<81"]  # which it imports, and newer ones lack
-URLS, QUICK = 4000, 100
+URLS, QUICK = 4000, 400
 FEW = 8  # URLs: start-up and nearly nothing else
 PROCESSES, THREADS = 2, 32
 PATIENCE = 5.0  # seconds: ours for a URL, theirs for each read
-DRIP, QUICK_DRIP = 60.0, 8.0  # seconds that a body takes of which a byte comes now and then
+DRIP, QUICK_DRIP = 60.0, 12.0  # seconds that a body takes of which a byte comes now and then
 SIDE, QUALITY = 378, 95
 # Of a list of URLs, how many in a hundred are of each kind; the others are plain pictures.
 PROMPT = {"missing": 5, "busy": 2, "noai": 4, "private": 4}
@@ -69,13 +69,14 @@ def main() -> None:
     """Compare, and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
-        "--quick", action="store_true", help=f"{QUICK} URLs, each side once or twice"
+        "--quick", action="store_true", help=f"{QUICK} URLs, of which none drips, each side once"
     )
     parser.add_argument("--urls", type=int, help=f"instead of {URLS}")
     options = parser.parse_args()
     n = options.urls or (QUICK if options.quick else URLS)
     repeats, drip = (1, QUICK_DRIP) if options.quick else (3, DRIP)
-    figures = compare_downloads(n, repeats, drip) | compare_storing(4 * repeats)
+    figures = compare_downloads(n, repeats, drip, with_web=not options.quick)
+    figures |= compare_storing(4 * repeats)
     if not options.quick:
         import images_clip  # whose imports our side of the download does without
 
@@ -105,7 +106,7 @@ class Taken:
 Side = Callable[[Path, Sequence[str], int], None]  # downloads URLs from a port into a folder
 
 
-def compare_downloads(n: int, repeats: int, drip: float) -> dict[str, Any]:
+def compare_downloads(n: int, repeats: int, drip: float, *, with_web: bool) -> dict[str, Any]:
     """Both sides on lists of `FEW` URLs, of `n`, and of `FEW` one of which drips."""
     peers.environment("img2dataset", IMG2DATASET)
     with tempfile.TemporaryDirectory() as name:
@@ -114,8 +115,8 @@ def compare_downloads(n: int, repeats: int, drip: float) -> dict[str, Any]:
         sides = {"mixwright": ours, "img2dataset": theirs}
         few = [f"/ok/{k}.jpg" for k in range(FEW)]
         start = both(folder, sides, few, repeats)
-        prompt = both(folder, sides, paths(n, PROMPT), max(2, repeats))
-        web = both(folder, sides, paths(n, WEB), repeats, drip)
+        prompt = both(folder, sides, paths(n, PROMPT), repeats)
+        web = both(folder, sides, paths(n, WEB), repeats, drip) if with_web else {}
         slow = both(folder, sides, [*few[:-1], "/drip/0.jpg"], 1, drip)
     return report(start, prompt, web, slow)
 
@@ -304,26 +305,28 @@ def report(start: Runs, prompt: Runs, web: Runs, slow: Runs) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in prompt:
         begin, begin_cpu = median(start[name], "seconds"), median(start[name], "cpu")
-        taken = [*prompt[name], *web[name]]
+        taken = [*prompt[name], *web.get(name, [])]
         figures = {
             "idle_seconds": median(start[name], "idle"),
             "start_seconds": begin,
             "start_cpu_seconds": begin_cpu,
-            "images_a_second": rate(web[name], begin),
             "prompt_images_a_second": rate(prompt[name], begin),
             "prompt_cpu_ms_an_image": 1000 / rate(prompt[name], begin_cpu, "cpu"),
             "images": len(prompt[name][0].stored),
-            "same_tars": len({each.tars for each in prompt[name]}) == 1,
             "disallowed_fetched": max(each.asked.get("private", 0) for each in taken),
             "noai_stored": max(each.of_kind("noai") for each in taken),
             "drip_seconds": slow[name][0].seconds - begin,
         }
+        if web:
+            figures["images_a_second"] = rate(web[name], begin)
+            figures["same_tars"] = len({each.tars for each in prompt[name]}) == 1
         print(f"\n{name}")
         for key, value in figures.items():
             print(f"  {key:22} {value:.2f}")
         found |= {f"{name}_{key}": value for key, value in figures.items()}
+    if web:
+        found["download_images_ratio"] = ratio(found, "images_a_second", 1)
     return found | {
-        "download_images_ratio": ratio(found, "images_a_second", 1),
         "download_prompt_images_ratio": ratio(found, "prompt_images_a_second", 1),
         "download_prompt_cpu_ratio": ratio(found, "prompt_cpu_ms_an_image", -1),
         "download_idle_ratio": ratio(found, "idle_seconds", -1),

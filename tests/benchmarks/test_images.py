@@ -66,6 +66,7 @@ def test_ratios_are_above_one_where_we_are_better(images: ModuleType):
     assert found["download_prompt_cpu_ratio"] == pytest.approx(2.0)
     assert (found["mixwright_drip_seconds"], found["img2dataset_drip_seconds"]) == (5.0, 60.0)
     assert found["mixwright_same_tars"] and found["mixwright_disallowed_fetched"] == 0
+    assert "download_images_ratio" not in images.report(start, prompt, {}, slow)
 
 
 def test_storing_is_timed_beside_the_resizer(
