@@ -223,7 +223,7 @@ def _plan_and_run(recipe: "Recipe", only: str | None, dry_run: bool, retry_faile
 
 def _say_plan(recipe: "Recipe", planned: list["Planned"], again: list["Planned"]) -> None:
     """Say which stages would run, and write the job that would be submitted."""
-    retried = {p.stage.name: p for p in again if p.earlier}
+    retried = {p.stage.name: p for p in again if p.retries}
     for p in (retried.get(p.stage.name, p) for p in planned):
         say(f"{p.stage.name:<28} {'skip: done' if p.done else f'run: {p.why}'}")
     if recipe.runner.engine == "dataflow" and not all(p.done for p in planned):
@@ -286,7 +286,7 @@ def _execute(recipe: "Recipe", planned: list["Planned"], options: Any, state: An
     before = {
         p.stage.name: (read_counts(recipe.out / p.stage.name / p.earlier), p.stage.temporary)
         for p in planned
-        if p.earlier
+        if p.earlier and p.retries
     }
     selecting = {p.stage.name for p in planned if p.stage.selects}
     log = logging.getLogger("mixwright")

@@ -63,7 +63,9 @@ class Planned:
     pieces: Mapping[str, Any]  # what the fingerprint is made of
     done: bool
     why: str  # "done", "new", "its config changed", ...
-    earlier: str | None = None  # the folder of the output whose failures are tried again
+    # The folder of an earlier output, whose downloads are taken over.
+    earlier: str | None = None
+    retries: bool = False  # only its temporary failures are tried again
 
     @property
     def folder(self) -> str:
@@ -121,13 +123,25 @@ def _hash(pieces: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(pieces, sort_keys=True).encode()).hexdigest()
 
 
-def _why(said: Mapping[str, Any] | None, pieces: Mapping[str, Any]) -> str:
-    """Why a stage has to run, or "done"; `said` is what it said of itself when it last ran."""
-    if said is None:
-        return "new"
+def _changed(said: Mapping[str, Any], pieces: Mapping[str, Any]) -> list[str]:
+    """What a stage depends on that is not what it was when it last ran."""
     before = said["pieces"]
-    changed = [name for name in pieces if before.get(name) != pieces[name]]
-    return f"its {' and '.join(changed)} changed" if changed else "done"
+    return [name for name in pieces if before.get(name) != pieces[name]]
+
+
+def _planned(
+    stage: Stage, fingerprint: str, pieces: Mapping[str, Any], said: Mapping[str, Any] | None
+) -> Planned:
+    """A stage and why it has to run; `said` is what it said of itself when it last ran."""
+    if said is None:
+        return Planned(stage, fingerprint, pieces, done=False, why="new")
+    changed = _changed(said, pieces)
+    if not changed:
+        return Planned(stage, fingerprint, pieces, done=True, why="done")
+    why, earlier = f"its {' and '.join(changed)} changed", None
+    if stage.temporary and changed == ["inputs"]:
+        why, earlier = f"{why}; what it has downloaded is kept", said["folder"]
+    return Planned(stage, fingerprint, pieces, done=False, why=why, earlier=earlier)
 
 
 def plan(run: Location, stages: Sequence[Stage]) -> list[Planned]:
@@ -139,8 +153,7 @@ def plan(run: Location, stages: Sequence[Stage]) -> list[Planned]:
         pieces = _pieces(stage, prints)
         pieces |= _retried(said, pieces)
         prints[stage.name] = _hash(pieces)
-        why = _why(said, pieces)
-        planned.append(Planned(stage, prints[stage.name], pieces, why == "done", why))
+        planned.append(_planned(stage, prints[stage.name], pieces, said))
     return planned
 
 
@@ -158,7 +171,7 @@ def plan_retry(run: Location, planned: Sequence[Planned]) -> list[Planned]:
     won. An empty list if there is nothing to try.
     """
     again = [_again(run, p) if p.stage.temporary else p for p in planned if p.done]
-    return again if any(p.earlier for p in again) else []
+    return again if any(p.retries for p in again) else []
 
 
 def _again(run: Location, p: Planned) -> Planned:
@@ -168,7 +181,7 @@ def _again(run: Location, p: Planned) -> Planned:
         return p
     pieces = {**p.pieces, RETRIED: p.fingerprint}
     why = f"{failed} images failed for reasons that may have passed"
-    return Planned(p.stage, _hash(pieces), pieces, done=False, why=why, earlier=p.folder)
+    return Planned(p.stage, _hash(pieces), pieces, False, why, p.folder, retries=True)
 
 
 def _waves(planned: Sequence[Planned]) -> Iterable[list[Planned]]:
@@ -297,7 +310,9 @@ def _commit(
 
 def _changes(planned: Planned, place: Place, counts: ledger.Counts) -> bool:
     """Whether an output is worth to be committed: not if all that was tried again failed again."""
-    return place.earlier is None or ledger.read_counts(place.earlier) != counts
+    if not planned.retries or place.earlier is None:
+        return True
+    return ledger.read_counts(place.earlier) != counts
 
 
 def _metrics(results: Iterable[Any]) -> dict[str, dict[str, int]]:

@@ -54,7 +54,7 @@ class Place:
     inputs: tuple[Location, ...]  # the folders of the stages whose records it accounts for
     lookups: tuple[Location, ...]  # the folders of stages that it only looks things up in
     parts: int  # how many parts it writes
-    # The folder of its earlier output, of which only temporary failures are tried again.
+    # The folder of its earlier output: what that has downloaded is taken over.
     earlier: Location | None = None
     version: str = field(default_factory=code_version)  # of the submitter's code
 

@@ -25,10 +25,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.fetching.fetch import TEMPORARY, Fetched, Fetcher, FetchOptions, fetcher
+from pipelines.fetching.fetch import Fetched, Fetcher, FetchOptions, fetcher
 from shards import schema
 from shards.images import ImageRejectedError, Resize, stored_image, write_image_tar
-from shards.storage import Location, copy, exists, read_table, write_table
+from shards.storage import Location, copy, exists, write_table
 
 OPEN_BATCHES = 8  # of a partition, at once: files on the local disk, and URLs in memory
 VISITORS = 1024  # that wait for their turn at a host or are at it
@@ -164,8 +164,9 @@ class Target:
     options: FetchOptions
     resize: Resize | None
     tar_bytes: int
-    # The folder of an earlier run over the same URLs, of which only the temporary failures are
-    # tried again.
+    # What is known of some URLs, which are not asked: rows of `schema.IMAGE`, and the folder that
+    # their tars are in.
+    known: pa.Table = field(default_factory=schema.IMAGE.empty_table)
     earlier: Location | None = None
 
     def batch(self, number: int) -> str:
@@ -174,11 +175,7 @@ class Target:
 
     def index(self, number: int) -> Location:
         """The file that says that a batch is written, and what is in it."""
-        return _index(self.folder, self.batch(number))
-
-
-def _index(folder: Location, batch: str) -> Location:
-    return folder / "store" / f"{batch}.parquet"
+        return self.folder / "store" / f"{self.batch(number)}.parquet"
 
 
 def fetch_partition(
@@ -249,7 +246,7 @@ async def _fetch_chain(run: _Run, chain: Chain, first: int) -> None:
 async def _fetch_batch(run: _Run, urls: list[str], number: int) -> None:
     with tempfile.TemporaryFile() as file:
         arrivals = Arrivals(file)
-        asked = await run.apart(_begin, arrivals, urls, run.target, number)
+        asked = await run.apart(_begin, arrivals, urls, run.target)
         run.ended += len(urls) - len(asked)
         async with asyncio.TaskGroup() as group:
             for _, of_host in groupby(asked, host_of):
@@ -260,17 +257,20 @@ async def _fetch_batch(run: _Run, urls: list[str], number: int) -> None:
         await run.apart(_end, arrivals, urls, run.target, number)
 
 
-def _begin(arrivals: Arrivals, urls: list[str], target: Target, number: int) -> list[str]:
-    """The URLs to be asked: all of them, or those that an earlier run had better try again."""
-    if target.earlier is None:
-        return urls
-    rows = read_table(_index(target.earlier, target.batch(number)))
-    passing = pa.array([reason in TEMPORARY for reason in rows["reason"].to_pylist()], pa.bool_())
-    kept = rows.filter(pc.invert(passing))
-    arrivals.keep(kept)
-    for tar in pc.unique(kept["tar"].drop_null()).to_pylist():
-        copy(target.earlier / tar, target.folder / tar)
+def _begin(arrivals: Arrivals, urls: list[str], target: Target) -> list[str]:
+    """The URLs to be asked; what is known of the others is taken over, and so are their tars."""
+    known = target.known.filter(pc.is_in(target.known["url"], pa.array(urls)))
+    arrivals.keep(known)
+    if target.earlier is not None:
+        take_over(known["tar"], target.earlier, target.folder)
     return [url for url in urls if url not in arrivals.rows]
+
+
+def take_over(tars: pa.ChunkedArray, earlier: Location, folder: Location) -> None:
+    """Have the tars of an earlier output in `folder` too, without reading them where that goes."""
+    for tar in pc.unique(tars.drop_null()).to_pylist():
+        if not exists(folder / tar):
+            copy(earlier / tar, folder / tar)
 
 
 def _end(arrivals: Arrivals, urls: list[str], target: Target, number: int) -> None:

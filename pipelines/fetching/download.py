@@ -1,6 +1,7 @@
 """The stage that fetches the images of documents into the image store."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -10,17 +11,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.config.steps import Download
-from pipelines.fetching.batches import Chain, Target, chains, fetch_partition, host_of, in_order
+from pipelines.fetching.batches import (
+    Chain,
+    Target,
+    chains,
+    fetch_partition,
+    host_of,
+    in_order,
+    take_over,
+)
 from pipelines.fetching.fetch import TEMPORARY, FetchOptions
 from pipelines.images import drop_images, read_index
 from pipelines.stage import Pieces, Place, Stage, by_part, partitions, scatter, write_documents
 from shards import schema
 from shards.images import Resize
 from shards.ledger import part_name
-from shards.storage import read_table, write_atomic, write_table
+from shards.storage import Location, read_table, write_atomic, write_table
 
-REQUEST = pa.schema([("url", pa.string()), ("part", pa.int32())])
-
+SPARE = "spare"  # the folder of what no document of a part shows
 HASH_MISMATCH = "hash_mismatch"  # other bytes than those that the input tells of
 
 # Options that change when an image comes, or whether it comes this time, but not which image.
@@ -83,8 +91,38 @@ def _requests(part: int, place: Place, count: int) -> Pieces:
     urls = pc.unique(parts.field("url").drop_null())
     urls = urls.filter(pc.invert(pc.is_in(urls, _adopted(place, part, urls)["url"])))
     hosts = [int(schema.digest(host_of(url))[:8], 16) % count for url in urls.to_pylist()]
-    columns = [urls, pa.array([part] * len(urls), pa.int32())]
-    return place.sent(scatter(pa.table(columns, schema=REQUEST), hosts))
+    asked = pa.table({"url": urls}) if place.earlier is None else _known(place.earlier, part, urls)
+    requests = asked.append_column("part", pa.array([part] * len(urls), pa.int32()))
+    return place.sent(scatter(requests, hosts))
+
+
+def _known(earlier: Location, part: int, urls: pa.Array) -> pa.Table:
+    """A row of `schema.IMAGE` for each URL: what an earlier output knows of it, else nulls."""
+    rows = _all_known(earlier, part)
+    found = rows.take(pc.index_in(urls, rows["url"].combine_chunks()))
+    return found.set_column(0, schema.IMAGE.field("url"), urls)
+
+
+def _all_known(earlier: Location, part: int) -> pa.Table:
+    """What an earlier output has stored for a part, or was refused for good; nothing adopted."""
+    tables = [schema.IMAGE.empty_table()]
+    for folder in ("index", SPARE):
+        with suppress(FileNotFoundError):  # a part that it did not have
+            tables.append(read_table(earlier / folder / f"{part_name(part)}.parquet"))
+    rows = pa.concat_tables(tables)
+    reasons = rows["reason"].to_pylist()
+    refused = pa.array([bool(reason) and reason not in TEMPORARY for reason in reasons], pa.bool_())
+    own = pc.fill_null(pc.starts_with(rows["tar"], "store/"), False)
+    return rows.filter(pc.or_(refused, own))
+
+
+def _spare(place: Place, part: int, urls: pa.ChunkedArray) -> None:
+    """Keep what an earlier output knows of others than the `urls` of a part: they may come back."""
+    if place.earlier is not None:
+        known = _all_known(place.earlier, part)
+        rest = known.filter(pc.invert(pc.is_in(known["url"], urls.combine_chunks())))
+        take_over(rest["tar"], place.earlier, place.out)
+        write_table(place.out / SPARE / f"{part_name(part)}.parquet", rest)
 
 
 def _adopted(place: Place, part: int, urls: pa.Array) -> pa.Table:
@@ -103,13 +141,13 @@ def _fetch_partition(
     urls = pc.unique(requests["url"]).sort()
     order, hosts = in_order(urls)
     urls, batches = urls.take(pa.array(order)), chains(hosts, options.tar_urls)
-    target = _target(partition, place, options)
+    target = _target(partition, place, options, requests)
     with place.clock():
         fetch_partition(urls, batches, target, partial(_tell, place, target.name, len(urls)))
     yield from _results(requests, urls, batches, target, place)
 
 
-def _target(partition: int, place: Place, options: Download) -> Target:
+def _target(partition: int, place: Place, options: Download, requests: pa.Table) -> Target:
     names = FetchOptions.__dataclass_fields__.keys() & Download.model_fields.keys()
     return Target(
         place.out,
@@ -117,8 +155,16 @@ def _target(partition: int, place: Place, options: Download) -> Target:
         FetchOptions(**{name: getattr(options, name) for name in names}),
         Resize(options.resize.shorter_side, options.resize.quality) if options.resize else None,
         options.tar_bytes,
+        schema.IMAGE.empty_table() if place.earlier is None else _told(requests),
         place.earlier,
     )
+
+
+def _told(requests: pa.Table) -> pa.Table:
+    """The rows of those URLs of which something is known, each once."""
+    known = requests.filter(pc.or_(requests["sha256"].is_valid(), requests["reason"].is_valid()))
+    firsts = pc.index_in(pc.unique(known["url"]), known["url"].combine_chunks())
+    return known.take(firsts).select(schema.IMAGE.names)
 
 
 def _tell(place: Place, name: str, total: int, done: int) -> None:
@@ -150,6 +196,7 @@ def _write_downloaded(group: tuple[int, Iterable[pa.Table]], place: Place) -> in
     known = _adopted(place, part, pc.unique(parts.field("url").drop_null()))
     index = pa.concat_tables([*results, known]).sort_by("url")
     write_table(place.out / "index" / f"{part_name(part)}.parquet", index)
+    _spare(place, part, index["url"])
     places = pc.index_in(parts.field("url"), index["url"].combine_chunks())
     rows = index.select(["reason", "sha256", "md5"]).combine_chunks().take(places)
     mismatches = _mismatches(parts.field("expected_hash"), rows)
