@@ -6,10 +6,12 @@ what workers need while the command does the same: they start as soon as there i
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
+from typing import Any
 
 LOADED = "pipelines.engines.loaded"
 
@@ -26,7 +28,15 @@ def forks(modules: Sequence[str] = ()) -> Iterator[None]:
     try:
         yield
     finally:
-        forkserver._forkserver._stop()  # type: ignore[attr-defined]
+        _end()
+
+
+def _end() -> None:
+    """End the process, whatever it is loading still: all of its workers have ended by now."""
+    server: Any = forkserver._forkserver
+    if server._forkserver_pid is not None:
+        os.kill(server._forkserver_pid, signal.SIGTERM)
+        server._stop()
 
 
 def context(modules: Sequence[str] = ()) -> ForkServerContext:

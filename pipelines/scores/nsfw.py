@@ -1,6 +1,6 @@
 """NSFW scores through Beam's RunInference: one model a process, pictures read where scored."""
 
-from collections.abc import Iterable, Sequence
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
@@ -9,7 +9,6 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from apache_beam.ml.inference.base import ModelHandler, PredictionResult, RunInference
 
 from configs.reading import ConfigError
 from filters.nsfw import BATCH, MISSING, PACKAGE, nsfw_scores
@@ -21,28 +20,6 @@ from shards.ledger import part_name
 from shards.storage import Location, write_table
 
 Scorer = Any  # the function nsfw_scores, which keeps its model
-
-
-class NsfwHandler(ModelHandler[int, PredictionResult, Scorer]):  # type: ignore[misc]
-    """Scores whole parts: an element is the number of a part, a prediction its table of scores."""
-
-    def __init__(self, place: Place) -> None:
-        super().__init__()
-        self.place = place
-
-    def load_model(self) -> Scorer:
-        """Loaded by the first batch of a process."""
-        return nsfw_scores
-
-    def run_inference(
-        self, batch: Sequence[int], model: Scorer, inference_args: Any = None
-    ) -> Iterable[PredictionResult]:
-        """Score the pictures of each part."""
-        return [PredictionResult(part, _score_part(part, self.place, model)) for part in batch]
-
-    def batch_elements_kwargs(self) -> dict[str, int]:
-        """A part is a batch already."""
-        return {"max_batch_size": 1}
 
 
 def nsfw_stage(name: str, source: Stage, fetched: Stage) -> Stage:
@@ -57,17 +34,29 @@ def nsfw_stage(name: str, source: Stage, fetched: Stage) -> Stage:
         name,
         _score,
         {PACKAGE: version(PACKAGE)},
-        ("pipelines.scores.nsfw", "filters.nsfw", "pipelines.images"),
+        (
+            "pipelines.scores.nsfw",
+            "pipelines.scores.inference",
+            "filters.nsfw",
+            "pipelines.images",
+        ),
         inputs=(source.name,),
         lookups=(fetched.name,),
     )
 
 
 def _score(parts: Any, place: Place) -> Any:
-    return parts | "nsfw" >> RunInference(NsfwHandler(place)) | "write" >> beam.Map(_write, place)
+    from pipelines.scores.inference import score_parts  # which takes seconds to load
+
+    scored = score_parts(parts, _model, partial(_scored, place=place))
+    return scored | "write" >> beam.Map(_write, place)
 
 
-def _score_part(part: int, place: Place, model: Scorer) -> pa.Table | None:
+def _model() -> Scorer:
+    return nsfw_scores
+
+
+def _scored(part: int, model: Scorer, place: Place) -> pa.Table | None:
     if place.has(part):
         return None
     with place.clock():
@@ -91,7 +80,7 @@ def _scores(rows: pa.Table, store: Location, model: Scorer) -> pa.Array:
     return scores.take(pc.index_in(hashes, distinct["sha256"].combine_chunks()))
 
 
-def _write(scored: PredictionResult, place: Place) -> int:
+def _write(scored: Any, place: Place) -> int:
     part = int(scored.example)
     if scored.inference is not None:  # else an earlier, interrupted run has finished it
         documents = place.read(part)

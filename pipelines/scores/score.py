@@ -1,6 +1,6 @@
 """CLIP scores through Beam's RunInference: one model a process, images read where scored."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.resources import as_file, files
@@ -12,7 +12,6 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from apache_beam.ml.inference.base import ModelHandler, PredictionResult, RunInference
 from numpy.typing import NDArray
 
 from configs.reading import ConfigError
@@ -48,41 +47,6 @@ class Scored:
 
     documents: pa.Table
     embeddings: pa.Table | None
-
-
-class ClipHandler(ModelHandler[int, PredictionResult, Models]):  # type: ignore[misc]
-    """Scores whole parts: an element is the number of a part, a prediction what it becomes.
-
-    Parts, and not pictures, are the elements, so that no image is ever an element: bytes are read
-    from the store, decoded and embedded in one place, by all models of the step. They batch by a
-    fixed size of their own, so that a score does not depend on how Beam groups elements.
-    """
-
-    def __init__(self, clips: Sequence[Clip], place: Place) -> None:
-        super().__init__()
-        self.clips, self.place = clips, place
-
-    def load_model(self) -> Models:
-        """The models that all stages of this process share."""
-        return Models(map(_model, self.clips))
-
-    def run_inference(
-        self, batch: Sequence[int], model: Models, inference_args: Any = None
-    ) -> Iterable[PredictionResult]:
-        """Score the documents of each part."""
-        return [PredictionResult(part, self._scored(part, model)) for part in batch]
-
-    def batch_elements_kwargs(self) -> dict[str, int]:
-        """A part is a batch already."""
-        return {"max_batch_size": 1}
-
-    def _scored(self, part: int, models: Models) -> Scored | None:
-        if self.place.has(part):
-            return None
-        with self.place.clock():
-            store = self.place.lookups[0]
-            documents, index = self.place.read(part), read_index(store, part)
-            return score(documents, index, store, self.clips, models)
 
 
 def score(
@@ -146,21 +110,34 @@ def score_stage(name: str, source: Stage, fetched: Stage, clips: Sequence[Clip])
         name,
         partial(_score, clips=clips),
         [[clip.model_dump(), _weights_stamp(clip)] for clip in clips],
-        ("pipelines.scores.score", "pipelines.images"),
+        ("pipelines.scores.score", "pipelines.scores.inference", "pipelines.images"),
         inputs=(source.name,),
         lookups=(fetched.name,),
     )
 
 
 def _score(parts: Any, place: Place, clips: Sequence[Clip]) -> Any:
-    return (
-        parts
-        | "clip" >> RunInference(ClipHandler(clips, place))
-        | "write" >> beam.Map(_write, place)
-    )
+    from pipelines.scores.inference import score_parts  # which takes seconds to load
+
+    load, work = partial(_models, clips), partial(_scored, place=place, clips=clips)
+    return score_parts(parts, load, work) | "write" >> beam.Map(_write, place)
 
 
-def _write(scored: PredictionResult, place: Place) -> int:
+def _models(clips: Sequence[Clip]) -> Models:
+    """The models that all stages of this process share."""
+    return Models(map(_model, clips))
+
+
+def _scored(part: int, models: Models, place: Place, clips: Sequence[Clip]) -> Scored | None:
+    if place.has(part):
+        return None
+    with place.clock():
+        store = place.lookups[0]
+        documents, index = place.read(part), read_index(store, part)
+        return score(documents, index, store, clips, models)
+
+
+def _write(scored: Any, place: Place) -> int:
     part, found = int(scored.example), scored.inference
     if found is not None:  # else an earlier, interrupted run has finished it
         if found.embeddings is not None:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from filters import clip
 from filters.clip import ClipModel, embed_images, load_clip, pair_scores
 from pipelines.config.steps import Clip
 from pipelines.scores import score
-from pipelines.scores.score import ClipHandler, score_stage
+from pipelines.scores.inference import PartHandler
+from pipelines.scores.score import score_stage
 from pipelines.stage import Place
 from shards import ledger, schema
 from shards.images import open_image, store_images
@@ -141,7 +143,7 @@ def test_elements_are_parts_one_a_batch(
     tmp_path: Path, given: tuple[Path, Path], counted: dict[str, int]
 ):
     place = Place("web/score", tmp_path, tmp_path / "out", given[:1], given[1:], 4)
-    handler = ClipHandler([Clip()], place)
+    handler = PartHandler(lambda: MODELS, partial(score._scored, place=place, clips=[Clip()]))
     assert handler.batch_elements_kwargs() == {"max_batch_size": 1}
     results = list(handler.run_inference([3, 0], MODELS))
     assert [result.example for result in results] == [3, 0]
