@@ -4,18 +4,14 @@ import hashlib
 from pathlib import Path
 
 import pytest
-import yaml
 
 from pipelines.cli import execute
-from pipelines.config.recipe import Recipe, load_recipe
-from pipelines.images import read_index
+from pipelines.config.recipe import Recipe
 from shards import ledger
-from shards.images import read_images
 from shards.why import why
+from tests.pipelines.fetching.captioned import PICTURES, captioned, output, stored
 from tests.pipelines.fetching.web import Web, respond, serving
-from tests.pipelines.small import SAMPLE
 
-PICTURES = sorted((SAMPLE / "www" / "pictures.mixwright.example" / "noto").glob("*.png"))
 GOOD, BROKEN, BUSY, GONE, REFUSED = "/good", "/broken", "/busy", "/gone", "/refused"
 
 
@@ -25,47 +21,16 @@ def recipe(folder: Path, web: Web, **download: object) -> Recipe:
     ]
     if not (folder / "urls.tsv").exists():
         (folder / "urls.tsv").write_text("url\tcaption\n" + "\n".join(rows) + "\n")
-    tree = {
-        "name": "retried",
-        "out": str(folder / "run"),
-        "corpora": {
-            "captions": {
-                "read": {"files": [str(folder / "urls.tsv")], "rows_per_part": 2},
-                "steps": ["download", {"filter_images": ["image_format"]}],
-            }
-        },
-        "download": {
-            "connect_to": {"*.test": f"127.0.0.1:{web.port}"},
-            "per_host_rate": 500,
-            "retries": 0,
-            "resize": None,
-            **download,
-        },
-        "mix": {"weights": {"captions": 1}},
-        "runner": {"workers": 1},
-    }
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(tree))
-    return load_recipe(folder / "recipe.yaml", [])
+    steps = ["download", {"filter_images": ["image_format"]}]
+    return captioned(folder, web, steps, **{"resize": None, **download})
 
 
 def run(made: Recipe, **options: bool) -> None:
     execute(made, "captions", **options)
 
 
-def output(made: Recipe) -> Path:
-    found = ledger.current(made.out / "captions" / "download")
-    assert isinstance(found, Path)
-    return found
-
-
-def stored(made: Recipe) -> dict[str, bytes]:
-    """The image of every URL that has one, from the parts' indexes."""
-    found: dict[str, bytes] = {}
-    for part in range(3):
-        index = read_index(output(made), part)
-        held = index.filter(index["tar"].is_valid())
-        found |= zip(held["url"].to_pylist(), read_images(output(made), held), strict=True)
-    return {url.removeprefix("http://a.test"): body for url, body in found.items()}
+def bodies(made: Recipe) -> dict[str, bytes]:
+    return {path: body for path, (_, body) in stored(made).items()}
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -97,7 +62,7 @@ def test_only_what_may_have_passed_is_asked_again(
     capsys.readouterr()
     run(made, retry_failed=True)
     assert sorted(web.paths()) == [BROKEN, BUSY, "/robots.txt"]
-    assert stored(made) == {GOOD: PICTURES[0].read_bytes(), BROKEN: PICTURES[1].read_bytes()}
+    assert bodies(made) == {GOOD: PICTURES[0].read_bytes(), BROKEN: PICTURES[1].read_bytes()}
     assert ledger.read_counts(output(made)).dropped["image"] == {
         "http_404": 1,
         "http_try_later": 1,
