@@ -57,7 +57,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from pipelines import images, mix
+from pipelines import mix
 from pipelines.config.recipe import Recipe, load_recipe
 from pipelines.config.steps import Near
 from pipelines.demo import HOSTS, SAMPLE
@@ -65,6 +65,7 @@ from pipelines.duplicates import clusters, dedupe, near
 from pipelines.engines.coders import TableCoder
 from pipelines.engines.runners import pipeline_options
 from pipelines.fetching.crawl import Response, open_warc, write_response
+from pipelines.fetching.download import REQUEST
 from pipelines.fetching.site import Site, serve
 from pipelines.recipe import selected, stages_of
 from pipelines.run import execute, plan
@@ -504,7 +505,7 @@ def shuffles(stage: str, documents: float, part: int, lost: float, keys: int) ->
         return [(dedupe.LOSER, out + back + 2 * parts)]
     if stage.endswith("/download"):
         between = parts * occupied(parts, part)
-        return [(images.REQUEST, between), (schema.IMAGE, between + parts)]
+        return [(REQUEST, between), (schema.IMAGE, between + parts)]
     if stage == "pack":
         return [(mix.PIECE, parts * occupied(ceil(documents / TARGET_PART), part) + parts)]
     return []

@@ -25,12 +25,6 @@ from shards import ledger, schema
 from shards.ledger import part_name
 from shards.storage import Location, read_table
 
-FETCH_CHUNK = 512  # URLs whose bodies are held in memory at once
-TELL_SECONDS = 5.0
-
-REQUEST = pa.schema([("url", pa.string()), ("part", pa.int32())])
-
-
 Reasons = Sequence[str | None]  # one for each part of each document, end to end
 
 

@@ -159,9 +159,9 @@ def plan(run: Location, stages: Sequence[Stage]) -> list[Planned]:
 
 def _retried(said: Mapping[str, Any] | None, pieces: Mapping[str, Any]) -> dict[str, Any]:
     """That failures were tried again is part of an output as long as nothing else changes."""
-    before = said["pieces"] if said else {}
-    same = RETRIED in before and all(before.get(name) == pieces[name] for name in pieces)
-    return {RETRIED: before[RETRIED]} if same else {}
+    if said is None or RETRIED not in said["pieces"] or _changed(said, pieces):
+        return {}
+    return {RETRIED: said["pieces"][RETRIED]}
 
 
 def plan_retry(run: Location, planned: Sequence[Planned]) -> list[Planned]:
@@ -181,7 +181,9 @@ def _again(run: Location, p: Planned) -> Planned:
         return p
     pieces = {**p.pieces, RETRIED: p.fingerprint}
     why = f"{failed} images failed for reasons that may have passed"
-    return Planned(p.stage, _hash(pieces), pieces, False, why, p.folder, retries=True)
+    return Planned(
+        p.stage, _hash(pieces), pieces, done=False, why=why, earlier=p.folder, retries=True
+    )
 
 
 def _waves(planned: Sequence[Planned]) -> Iterable[list[Planned]]:
@@ -310,9 +312,8 @@ def _commit(
 
 def _changes(planned: Planned, place: Place, counts: ledger.Counts) -> bool:
     """Whether an output is worth to be committed: not if all that was tried again failed again."""
-    if not planned.retries or place.earlier is None:
-        return True
-    return ledger.read_counts(place.earlier) != counts
+    retried = place.earlier if planned.retries else None
+    return retried is None or ledger.read_counts(retried) != counts
 
 
 def _metrics(results: Iterable[Any]) -> dict[str, dict[str, int]]:

@@ -150,16 +150,12 @@ def digest(*values: str | bytes) -> str:
     return state.hexdigest()
 
 
+NO_PART = dict.fromkeys((field.name for field in PART), None)
+
+
 def text_part(text: str) -> dict[str, Any]:
     """A text part."""
-    return {
-        "text": text,
-        "image": None,
-        "url": None,
-        "alt": None,
-        "score": None,
-        "expected_hash": None,
-    }
+    return {**NO_PART, "text": text}
 
 
 def image_part(
@@ -169,14 +165,8 @@ def image_part(
     expected_hash: str | None = None,
 ) -> dict[str, Any]:
     """An image part that is known by its URL, and by its bytes once they are downloaded."""
-    return {
-        "text": None,
-        "image": sha256,
-        "url": url,
-        "alt": alt,
-        "score": None,
-        "expected_hash": expected_hash,
-    }
+    told = {"image": sha256, "url": url, "alt": alt, "expected_hash": expected_hash}
+    return {**NO_PART, **told}
 
 
 def document(

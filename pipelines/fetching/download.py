@@ -28,6 +28,10 @@ from shards.images import Resize
 from shards.ledger import part_name
 from shards.storage import Location, read_table, write_atomic, write_table
 
+# What is sent to the partition of a host; where there is an earlier output, the columns of
+# `schema.IMAGE` besides.
+REQUEST = pa.schema([("url", pa.string()), ("part", pa.int32())])
+
 SPARE = "spare"  # the folder of what no document of a part shows
 HASH_MISMATCH = "hash_mismatch"  # other bytes than those that the input tells of
 
@@ -91,8 +95,9 @@ def _requests(part: int, place: Place, count: int) -> Pieces:
     urls = pc.unique(parts.field("url").drop_null())
     urls = urls.filter(pc.invert(pc.is_in(urls, _adopted(place, part, urls)["url"])))
     hosts = [int(schema.digest(host_of(url))[:8], 16) % count for url in urls.to_pylist()]
-    asked = pa.table({"url": urls}) if place.earlier is None else _known(place.earlier, part, urls)
-    requests = asked.append_column("part", pa.array([part] * len(urls), pa.int32()))
+    requests = pa.table([urls, pa.array([part] * len(urls), pa.int32())], schema=REQUEST)
+    if place.earlier is not None:
+        requests = _known(place.earlier, part, urls).append_column("part", requests["part"])
     return place.sent(scatter(requests, hosts))
 
 
