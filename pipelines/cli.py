@@ -171,7 +171,9 @@ def run(
     ] = False,
 ) -> None:
     """Run a recipe. What is done is skipped, what was interrupted is continued."""
-    with told():
+    from pipelines.engines.forks import forks
+
+    with nullcontext() if dry_run else forks(), told():
         from pipelines.config.recipe import load_recipe
 
         engine = [f"runner.engine={runner}"] if runner else []
@@ -183,22 +185,11 @@ def execute(
     recipe: "Recipe", only: str | None = None, *, dry_run: bool = False, retry_failed: bool = False
 ) -> None:
     """Bring the stages of a recipe up to date, with progress; raises `typer.Exit` on failure."""
-    from pipelines.engines.forks import forks
-
-    forked = recipe.runner.engine == "local" and not dry_run
-    with forks(_loaded_ahead(recipe)) if forked else nullcontext():
-        _plan_and_run(recipe, only, dry_run, retry_failed)
-
-
-def _loaded_ahead(recipe: "Recipe") -> list[str]:
-    """Modules that workers take long to load."""
-    pictures = recipe.corpora.captions or recipe.corpora.interleaved
-    return ["pipelines.fetching.loaded"] if pictures and recipe.download.resize else []
-
-
-def _plan_and_run(recipe: "Recipe", only: str | None, dry_run: bool, retry_failed: bool) -> None:
+    from pipelines.engines import forks
     from pipelines.loading import loading
 
+    if recipe.runner.engine != "local":
+        forks.end()
     with loading():
         from pipelines.recipe import selected, stages_of
         from pipelines.run import plan, plan_retry
@@ -325,7 +316,9 @@ def demo(
     ] = True,
 ) -> None:
     """Run the whole path on the bundled sample: download, curate, mix, verify, train, report."""
-    with told():
+    from pipelines.engines.forks import forks
+
+    with forks(), told():
         from pipelines import demo as steps
         from pipelines.config.recipe import load_recipe
 

@@ -1,13 +1,14 @@
 """The process that the local engine's workers are forked from.
 
 It is an interpreter of its own, which has no threads of Beam's and no model of ours, and imports
-what workers need while the command does the same: they start as soon as there is work.
+what workers need while the command reads its recipe and does the same: they start as soon as there
+is work.
 """
 
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
@@ -17,32 +18,32 @@ LOADED = "pipelines.engines.loaded"
 
 
 @contextmanager
-def forks(modules: Sequence[str] = ()) -> Iterator[None]:
-    """The process starts ahead of the first worker, imports `modules` too, and ends with the block.
+def forks() -> Iterator[None]:
+    """The process starts ahead of the first worker, and ends with the block.
 
     Left alone it would outlive the command.
     """
     keep_freed_memory()
-    context(modules)
+    context()
     forkserver.ensure_running()
     try:
         yield
     finally:
-        _end()
+        end()
 
 
-def _end() -> None:
-    """End the process, whatever it is loading still: all of its workers have ended by now."""
+def end() -> None:
+    """End the process, if it runs, whatever it is loading still; no worker of it may be at work."""
     server: Any = forkserver._forkserver
     if server._forkserver_pid is not None:
         os.kill(server._forkserver_pid, signal.SIGTERM)
         server._stop()
 
 
-def context(modules: Sequence[str] = ()) -> ForkServerContext:
+def context() -> ForkServerContext:
     """What starts workers; the process is started by the first, if it does not run."""
     found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload([LOADED, *modules])
+    found.set_forkserver_preload([LOADED])
     return found
 
 

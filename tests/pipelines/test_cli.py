@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 import tarfile
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import yaml
 from click.testing import Result
 from typer.testing import CliRunner
 
+from configs.reading import ConfigError
 from pipelines.cli import app
 from pipelines.config.recipe import Recipe, load_recipe
 from shards import ledger
@@ -352,6 +354,17 @@ def test_a_runner_on_the_command_line_goes_over_the_recipes(recipe: Path):
     spark = ["--set", "runner.engine=flink", "--runner", "spark"]
     assert "runner.spark: " in fails(2, "run", recipe, *spark)
     assert "'local', 'spark', 'flink' or 'dataflow'" in fails(2, "run", recipe, "--runner", "ray")
+
+
+def test_other_engines_keep_no_process_to_fork_workers_from(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def plan(*_: object) -> None:
+        raise ConfigError(f"forked from {forkserver._forkserver._forkserver_pid}")  # type: ignore[attr-defined]
+
+    monkeypatch.setattr("pipelines.run.plan", plan)
+    assert "forked from None" in fails(2, "run", recipe, "--runner", "dataflow")
+    assert re.search(r"forked from \d+", fails(2, "run", recipe))
 
 
 def test_an_option_that_beam_does_not_take_is_a_mistake(recipe: Path):
