@@ -2,11 +2,12 @@
 
 Download: `benchmarks/images_server.py` serves pictures with the latency, errors and refusals of the
 web. Both sides are given the same URLs, the same number of requests under way, and the same resize,
-and run as their users run them: one command. There are two lists, the web's, of whose URLs one in a
-hundred drips for a minute, and a prompt one, in which none does. Images a second are counted after
-start-up, which is the time of a list of eight URLs: enough for all processes to be started. Beside
-it stands the time until the first request. What a single dripping URL costs is the time of those
-eight with one in the place of the last, less that without.
+and run as their users run them: one command, in an environment of its own that pip makes. There
+are two lists, the web's, of whose URLs one in a hundred drips for a minute, and a prompt one, in
+which none does. Images a second are counted after start-up, which is the time of a list of eight
+URLs: enough for all processes to be started. Beside it stands the time until the first request.
+What a single dripping URL costs is the time of those eight with one in the place of the last, less
+that without.
 
 Storing: the CPU time of a picture from its bytes to those that are stored, in one process. Ours
 decodes, measures and hashes it for the index, and has img2dataset's resizer make the JPEG; beside
@@ -108,6 +109,7 @@ Side = Callable[[Path, Sequence[str], int], None]  # downloads URLs from a port 
 
 def compare_downloads(n: int, repeats: int, drip: float, *, with_web: bool) -> dict[str, Any]:
     """Both sides on lists of `FEW` URLs, of `n`, and of `FEW` one of which drips."""
+    peers.own()
     peers.environment("img2dataset", IMG2DATASET)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -270,7 +272,7 @@ def ours(out: Path, urls: Sequence[str], port: int) -> None:
         "runner": {"workers": PROCESSES},
     }
     (out / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    command = [sys.executable, "-m", "pipelines.cli", "run", "recipe.yaml"]
+    command = [peers.own().parent / "mixwright", "run", "recipe.yaml"]
     run([*command, "--only", "captions/download"], out)
 
 

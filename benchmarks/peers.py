@@ -1,4 +1,4 @@
-"""Environments of the projects that benchmarks compare with: one each, made when it is needed.
+"""Environments of the projects that benchmarks compare: one each, made when it is needed.
 
 That takes a package index, minutes and up to a gigabyte, once; MIXWRIGHT_PEERS names another folder
 for them than ~/.cache/mixwright/peers.
@@ -12,6 +12,8 @@ import venv
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
+
+from checkout import ROOT
 
 
 def environment(name: str, requirements: Sequence[str]) -> Path:
@@ -32,6 +34,15 @@ def environment(name: str, requirements: Sequence[str]) -> Path:
         subprocess.run([python, "-m", "pip", "install", "--quiet", *requirements], check=True)
         done.write_text("\n".join(requirements))
     return python
+
+
+def own() -> Path:
+    """The Python of an environment as pip makes it for who runs this checkout's pipelines.
+
+    It has no other extra's libraries, and is made again when `pyproject.toml` changes.
+    """
+    about = _digest([(ROOT / "pyproject.toml").read_text()])
+    return environment(f"mixwright-{about}", ["--editable", f"{ROOT}[pipelines]"])
 
 
 def _folder() -> Path:
