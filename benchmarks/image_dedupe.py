@@ -75,8 +75,9 @@ def scaled(picture: Picture, factor: float) -> bytes:
 def cropped(picture: Picture, left: float, top: float, right: float, bottom: float) -> bytes:
     """A picture without some shares of its sides."""
     width, height = picture.size
-    box = (left * width, top * height, (1 - right) * width, (1 - bottom) * height)
-    return encoded(picture.crop(tuple(map(round, box))), quality=90)
+    first, last = (left * width, top * height), ((1 - right) * width, (1 - bottom) * height)
+    box = (round(first[0]), round(first[1]), round(last[0]), round(last[1]))
+    return encoded(picture.crop(box), quality=90)
 
 
 def lit(picture: Picture, factor: float) -> bytes:

@@ -217,13 +217,8 @@ def free_port() -> int:
 @contextmanager
 def serving(pictures: Path, drip: float = DRIP) -> Iterator[int]:
     """The port of a fresh server."""
-    command = [
-        sys.executable,
-        Path(__file__).parent / "images_server.py",
-        pictures,
-        str(drip),
-        str(free_port()),
-    ]
+    program = Path(__file__).parent / "images_server.py"
+    command = [sys.executable, *map(str, (program, pictures, drip, free_port()))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
         assert server.stdin and server.stdout
         yield int(server.stdout.readline())
@@ -339,14 +334,13 @@ def report(start: Runs, prompt: Runs, web: Runs, slow: Runs) -> dict[str, Any]:
 
 def median(taken: Sequence[Taken], figure: str) -> float:
     """Of some runs."""
-    return statistics.median(getattr(each, figure) for each in taken)
+    return float(statistics.median(getattr(each, figure) for each in taken))
 
 
 def rate(taken: Sequence[Taken], begin: float, figure: str = "seconds") -> float:
     """Images that are stored in a second after the first `begin` ones."""
-    return statistics.median(
-        len(each.stored) / max(getattr(each, figure) - begin, 1e-3) for each in taken
-    )
+    rates = [len(each.stored) / max(getattr(each, figure) - begin, 1e-3) for each in taken]
+    return float(statistics.median(rates))
 
 
 def ratio(found: Mapping[str, float], figure: str, sign: int) -> float:

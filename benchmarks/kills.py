@@ -45,7 +45,7 @@ from pipelines.fetching.site import Site
 from pipelines.fetching.site import serve as serve_site
 from pipelines.terminal.status import read_status
 from shards import ledger
-from shards.storage import Location, location, names, remove_tree, sha256_file
+from shards.storage import Location, location, names, read_json, remove_tree, sha256_file
 from tests.pipelines.small import SAMPLE, small_recipe
 from tests.servers import s3
 from tests.spark.cluster import Cluster, cluster, worker_pool
@@ -195,7 +195,7 @@ def reached(out: Location) -> tuple[int, str]:
 def stages(out: Location) -> list[str]:
     """The names of the run's stages; none before it has begun."""
     try:
-        return [*ledger.read_json(out / ledger.RUN_FILE)["stages"]]
+        return [*read_json(out / ledger.RUN_FILE)["stages"]]
     except FileNotFoundError:
         return []
 

@@ -110,22 +110,19 @@ NO_REPETITION: dict[str, Any] = {
     "top_n_grams": (),
     "dup_n_grams": (),
 }
-REPETITION = {
-    reason: {**NO_REPETITION, **rule}
-    for reason, rule in {
-        "gopher_duplicate_lines": {"dup_line_frac": 0.3},
-        "gopher_duplicate_paragraphs": {"dup_para_frac": 0.3},
-        "gopher_duplicate_line_characters": {"dup_line_char_frac": 0.2},
-        "gopher_duplicate_paragraph_characters": {"dup_para_char_frac": 0.2},
-        "gopher_top_2_gram": {"top_n_grams": ((2, 0.20),)},
-        "gopher_top_3_gram": {"top_n_grams": ((3, 0.18),)},
-        "gopher_top_4_gram": {"top_n_grams": ((4, 0.16),)},
-        **{
-            f"gopher_duplicate_{n}_grams": {"dup_n_grams": ((n, (20 - n) / 100),)}
-            for n in range(5, 11)
-        },
-    }.items()
+REPETITION_RULES: dict[str, dict[str, Any]] = {
+    "gopher_duplicate_lines": {"dup_line_frac": 0.3},
+    "gopher_duplicate_paragraphs": {"dup_para_frac": 0.3},
+    "gopher_duplicate_line_characters": {"dup_line_char_frac": 0.2},
+    "gopher_duplicate_paragraph_characters": {"dup_para_char_frac": 0.2},
+    "gopher_top_2_gram": {"top_n_grams": ((2, 0.20),)},
+    "gopher_top_3_gram": {"top_n_grams": ((3, 0.18),)},
+    "gopher_top_4_gram": {"top_n_grams": ((4, 0.16),)},
+    **{
+        f"gopher_duplicate_{n}_grams": {"dup_n_grams": ((n, (20 - n) / 100),)} for n in range(5, 11)
+    },
 }
+REPETITION = {reason: {**NO_REPETITION, **rule} for reason, rule in REPETITION_RULES.items()}
 FINEWEB = {
     "fineweb_too_few_terminated_lines": "line_punct_thr",
     "fineweb_too_many_short_lines": "short_line_thr",

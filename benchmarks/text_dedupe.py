@@ -52,7 +52,7 @@ from pipelines.duplicates.dedupe import dedupe_stage
 from pipelines.engines.forks import forks
 from pipelines.stage import Place, Stage
 from shards import ledger, schema
-from shards.storage import names, read_table
+from shards.storage import Location, names, read_table
 
 TEXT_DEDUP = "text-dedup==0.4.0"
 SIMILARITY = 0.8
@@ -92,7 +92,7 @@ def _row(number: int) -> dict[str, Any]:
     }
 
 
-def _commit(out: Path, parts: int) -> None:
+def _commit(out: Location, parts: int) -> None:
     counts = asdict(ledger.sum_counts(out, parts))
     about = {"folder": out.name, "parts": parts, "holds": names(out), "counts": counts}
     ledger.commit(out.parent, about)
@@ -199,7 +199,7 @@ def ours(folder: Path, documents: int, options: Dedupe, workers: int = 1) -> Usa
     given, out = make_input(folder, documents), folder / f"ours-{documents}-{workers}"
     subprocess.run(["rm", "-rf", out], check=True)
     recipe = options.model_dump_json(exclude_unset=True)
-    arguments = ["--child", recipe, given, out, str(workers)]
+    arguments = ["--child", recipe, str(given), str(out), str(workers)]
     return measured([sys.executable, __file__, *arguments])
 
 
@@ -207,7 +207,7 @@ def text_dedup(folder: Path, documents: int) -> Usage:
     """A process of text-dedup over the same documents."""
     python, lines = peers.environment("text-dedup", [TEXT_DEDUP]), make_lines(folder, documents)
     with tempfile.TemporaryDirectory(dir=folder) as fresh:
-        options = {
+        options: dict[str, object] = {
             "path": "json",
             "data_files": lines,
             "split": "train",
@@ -218,7 +218,7 @@ def text_dedup(folder: Path, documents: int) -> Usage:
             "cache_dir": Path(fresh, "cache"),
         }
         given = [str(each) for name, value in options.items() for each in (f"--{name}", value)]
-        command = [python, "-m", "text_dedup.minhash", *given]
+        command = [str(python), "-m", "text_dedup.minhash", *given]
         return measured(command, HF_HOME=f"{fresh}/home", HF_HUB_OFFLINE="1")
 
 
@@ -329,6 +329,7 @@ def compare(
     truth, few = exact(documents), documents // 8
     figures: Figures = {"dedupe_documents": documents, "dedupe_pairs": len(truth.pairs)}
     for name, options in variants.items():
+        assert options.near, "or there is nothing to compare"
         figures |= _named(f"{name}_pair", pair_figures(truth, linked(truth, options.near)))
         small, large = ours(folder, documents, options), ours(folder, MORE * documents, options)
         kept = survivors(folder / f"ours-{documents}-1")

@@ -151,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
             try:
                 self._moto.request(self.command, self.path, body, headers)
                 answer = self._moto.getresponse()
-                return answer.status, answer.headers, answer.read()
+                return answer.status, dict(answer.headers), answer.read()
             except (HTTPException, ConnectionError):
                 self._moto.close()
                 if attempt:
@@ -324,7 +324,8 @@ def control(endpoint: str, action: str, **arguments: object) -> bytes:
     """Steers a server in another process: `control(endpoint, "down", seconds=30)`."""
     url = f"{endpoint}/-/{action}?{urlencode(arguments)}"
     with urllib.request.urlopen(url, data=b"") as answer:
-        return answer.read()
+        said: bytes = answer.read()
+        return said
 
 
 def _upload(server: S3Server, bucket: str, folder: Path) -> None:
