@@ -11,10 +11,15 @@ from typing import TYPE_CHECKING
 import pyarrow.parquet as pq
 import pytest
 from _pytest.nodeid import NodeId
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from pipelines.config.recipe import Recipe
     from pipelines.fetching.site import Site
+
+# However slow the machine: a time is no result.
+settings.register_profile("untimed", settings(), deadline=None)
+settings.load_profile("untimed")
 
 # What many tests share, each made once and all of them on one process.
 SHARED = {"small_run", "remote_run", "spark", "flink"}

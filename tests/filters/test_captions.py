@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from filters import captions
@@ -158,7 +158,6 @@ def test_caption_alphanumeric() -> None:
     assert reasons(captions.caption_alphanumeric(batch, min=0.4)).to_pylist()[1] is None
 
 
-@settings(deadline=None)
 @given(st.lists(st.one_of(st.text(), st.from_regex(captions.FILE_NAME)), max_size=4))
 def test_any_caption_gives_a_column_of_reasons(texts: list[str]) -> None:
     for rule in captions.FILTERS.values():

@@ -4,7 +4,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from filters import hamming
@@ -33,7 +33,6 @@ def pairs(values: list[int], distance: int) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("run", [0.001, 1, 32])
-@settings(deadline=None)
 @given(values=hashes, distance=st.integers(0, 10))
 def test_pairs_are_those_of_a_plain_loop(values: list[int], distance: int, run: float):
     with pytest.MonkeyPatch.context() as patch:
@@ -42,7 +41,6 @@ def test_pairs_are_those_of_a_plain_loop(values: list[int], distance: int, run: 
     assert list(zip(low.tolist(), high.tolist(), strict=True)) == pairs(values, distance)
 
 
-@settings(deadline=None)
 @given(hashes, st.integers(0, 6), st.integers(0, 6))
 def test_some_bits_may_have_to_be_equal(values: list[int], distance: int, block: int):
     within = blocks(7)[block]
@@ -67,7 +65,6 @@ def test_a_cloud_of_near_hashes_is_not_compared_in_all_pairs():
     assert len(set(low) | set(high)) == len(cloud)  # but nobody is left alone
 
 
-@settings(deadline=None)
 @given(hashes, hashes, st.integers(0, 8))
 def test_matches_are_those_of_a_plain_loop(asked: list[int], known: list[int], distance: int):
     found = zip(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFilter
 
@@ -212,7 +212,6 @@ IMAGES = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(IMAGES, max_size=4))
 def test_any_image_gives_a_column_of_reasons(rows: list[dict[str, Any]]) -> None:
     batch = pa.Table.from_pylist(rows, schema.IMAGE_PART)

@@ -1,7 +1,7 @@
 """Language identification with the bundled fastText model."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from filters import language
@@ -42,7 +42,6 @@ def test_empty_texts_are_undetermined() -> None:
     assert (nothing, none.shape) == ([], (0,))
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(), max_size=5))
 def test_any_unicode_is_identified(texts: list[str]) -> None:
     codes, scores = language.identify(texts)

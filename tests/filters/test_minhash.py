@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from datasketch import MinHash, MinHashLSH
 from datasketch.lsh import _optimal_param
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from filters import minhash
@@ -70,7 +70,6 @@ TEXTS = [
 ]
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.text() | st.sampled_from(TEXTS), max_size=5),
     st.integers(1, 6),
@@ -198,7 +197,6 @@ def test_jaccard_counts_shingles() -> None:
     assert alike("", "") == 0
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(), max_size=4))
 def test_any_unicode_has_a_signature(texts: list[str]) -> None:
     keys = minhash.band_keys(texts)

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from filters import pages
@@ -80,7 +80,6 @@ def repetition(text: str) -> float:
     return sum(ranked) / max(1, counts.total())
 
 
-@settings(deadline=None)
 @given(st.text(alphabet="ab é🌊", max_size=80))
 def test_character_repetition_is_that_of_counted_runs(text: str) -> None:
     ratio = repetition(text)
@@ -124,7 +123,6 @@ def test_a_page_without_words_gets_a_reason() -> None:
         }
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.one_of(st.text(), st.none()), max_size=4), max_size=4))
 def test_any_page_gives_a_column_of_reasons(documents: list[list[str | None]]) -> None:
     batch = schema.documents(

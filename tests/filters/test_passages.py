@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from filters.passages import NO_KEY, covered, passages, split, without
@@ -11,7 +11,6 @@ texts = st.lists(st.text(alphabet="ab.!?…。” \n\t", max_size=30), max_size=
 units = st.sampled_from(["line", "paragraph", "sentence"])
 
 
-@settings(deadline=None)
 @given(texts, units, st.integers(1, 3))
 def test_pieces_are_the_texts(texts: list[str], unit: str, span: int):
     found = passages(texts, unit, span)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from filters import semantic
@@ -17,7 +17,6 @@ def clouds(count: int, each: int, d: int = 64, seed: int = 1) -> np.ndarray:
     return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float16)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 1024), st.integers(0, 99))
 def test_products_are_those_of_whole_numbers_in_any_order(d: int, seed: int):
     a, b = (whole(np.random.default_rng(seed + i).normal(size=(3, d))) for i in (0, 100))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from filters import text
@@ -305,7 +305,6 @@ def test_empty_text_gets_a_reason(empty: str) -> None:
     }
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.text(), max_size=3), max_size=4))
 def test_any_unicode_gives_a_column_of_reasons(documents: list[list[str]]) -> None:
     batch = schema.documents(
@@ -337,7 +336,6 @@ def duplicate_share(words: list[str], n: int) -> float:
 WORDS = st.lists(st.sampled_from(["a", "bb", "ccc", "."]), max_size=30)
 
 
-@settings(deadline=None)
 @given(st.lists(WORDS, max_size=5))
 def test_gram_shares_are_those_of_counted_ngrams(documents: list[list[str]]) -> None:
     texts = [" ".join(words) for words in documents]
@@ -358,7 +356,6 @@ LINES = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(LINES.map("\n".join), max_size=6), st.permutations(range(6)), st.integers(0, 6))
 def test_measures_do_not_depend_on_the_batch(texts: list[str], order: list[int], size: int) -> None:
     rows = np.array([i for i in order if i < len(texts)][:size], int)

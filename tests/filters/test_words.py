@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from filters.words import LONGEST_PIECE, Vocabulary, cut_piece, split
@@ -71,7 +71,6 @@ def test_a_piece_that_is_too_long_is_left_whole() -> None:
         assert cut_piece(piece) == (piece,)
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(), max_size=5))
 def test_texts_are_split_where_python_splits_them(texts: list[str]) -> None:
     pieces, counts = split(texts)
@@ -86,7 +85,6 @@ def words_of(text: str) -> list[str]:
     return [word for piece in text.split() for word in cut_piece(piece)]
 
 
-@settings(deadline=None)
 @given(TEXTS, st.lists(st.integers(0, 4)))
 def test_words_are_numbered_text_by_text(texts: list[str], rows: list[int]) -> None:
     words = Vocabulary().read(texts)
@@ -103,7 +101,6 @@ def test_words_are_numbered_text_by_text(texts: list[str], rows: list[int]) -> N
         ]
 
 
-@settings(deadline=None)
 @given(TEXTS)
 def test_the_words_of_lines_are_those_of_the_text(texts: list[str]) -> None:
     words = Vocabulary().read(texts)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -76,7 +76,6 @@ def count(value: str) -> int:
 part = st.one_of(st.integers(0, 3), st.integers(0, 30).map(words), st.text("ab \n世", max_size=60))
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(part, max_size=6), max_size=4))
 def test_pieces_show_every_part_once_in_order_with_what_it_costs(
     index: pa.Table, documents: list[list[Any]]

@@ -106,7 +106,7 @@ def test_the_pixel_limit_itself_is_allowed() -> None:
     assert images.inspect_image(encoded(picture(40, 30)), max_pixels=1200)["width"] == 40
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.sampled_from(["JPEG", "PNG", "GIF", "WEBP"]),
     st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=8),

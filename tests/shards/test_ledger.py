@@ -124,7 +124,7 @@ def write(folder: Path, rows: list[dict[str, Any]], part: int = 0, kept: int = 0
     ledger.write_part(folder, part, output, drops(*rows), read=read, kept={"document": kept})
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.randoms())
 def test_few_records_of_each_reason_keep_their_content_and_the_same_in_any_order(
     tmp_path_factory: pytest.TempPathFactory, random: Any

@@ -45,7 +45,7 @@ def test_noise_around_a_level_is_still_uniform() -> None:
     assert measure(image)["uniformity"] == 1
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.integers(3, 60), st.integers(3, 60))
 def test_sharpness_is_the_variance_of_the_laplacian(seed: int, width: int, height: int) -> None:
     grey = np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8)
@@ -89,7 +89,7 @@ def test_a_picture_that_lies_in_several_blocks_of_memory_is_seen_as_any_other() 
     assert np.array_equal(view(whole)[..., :3], np.asarray(whole))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(1, 9))
 def test_tint_is_the_mean_colour_of_each_quarter(seed: int, width: int, height: int) -> None:
     levels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)

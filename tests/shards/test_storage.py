@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shards import storage
@@ -130,7 +130,6 @@ def forty_rows(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     return files
 
 
-@settings(deadline=None)
 @given(st.sampled_from([1, 7, 8, 40, 100]), st.integers(0, 45), st.integers(0, 45))
 def test_rows_are_those_of_the_whole_table(
     forty_rows: dict[int, Path], size: int, first: int, count: int

@@ -58,9 +58,7 @@ rows = st.lists(st.tuples(*[st.integers(0, 9).map(float)] * 3), max_size=30)
 limits = st.tuples(*[st.none() | st.integers(0, 9).map(float)] * 3)
 
 
-@settings(
-    deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows, limits, limits)
 def test_the_range_holds_what_another_run_would_keep(tmp_path_factory, measured, before, after):
     """A cascade that stops measuring at the first rule that drops, against one that never does."""

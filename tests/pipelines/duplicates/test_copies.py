@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -140,7 +140,6 @@ def judged(parts: list[list[tuple[int, int]]], most: int) -> dict[tuple[int, int
     return {(row["key"], row["part"]): row for row in table.to_pylist()}
 
 
-@settings(deadline=None)
 @given(parts, st.integers(1, 4))
 def test_counts_are_those_of_a_plain_loop(parts: list[list[tuple[int, int]]], most: int):
     """Parts are lists of a picture and the URL that it is at."""
@@ -155,7 +154,6 @@ def test_counts_are_those_of_a_plain_loop(parts: list[list[tuple[int, int]]], mo
         assert (row["names"] > most) == (len({n for k, n in every if k == key}) > most)
 
 
-@settings(deadline=None)
 @given(parts, st.integers(1, 4))
 def test_the_first_of_a_corpus_are_those_of_one_sorted_list(
     parts: list[list[tuple[int, int]]], most: int

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
@@ -69,7 +69,6 @@ def found(rows: list[tuple[Any, ...]], cut: int, limits: Limits) -> set[tuple[in
     return {(min(pair), max(pair)) for pair in every}
 
 
-@settings(deadline=None)
 @given(st.lists(seen, max_size=20, unique=True), st.integers(0, 20), st.sampled_from([2, 5, 8]))
 def test_pairs_are_those_of_a_plain_loop(rows: list[tuple[Any, ...]], cut: int, distance: int):
     limits, table = Limits(distance), table_of(rows)

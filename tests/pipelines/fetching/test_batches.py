@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -67,7 +67,6 @@ def files(folder: Path) -> dict[str, bytes]:
 # --- how batches are cut
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 6), max_size=60), st.integers(1, 12))
 def test_batches_cover_all_urls_and_split_only_hosts_that_are_too_large(
     numbers: list[int], most: int

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.reading.encoding import decode
@@ -75,7 +75,6 @@ def test_a_slip_or_a_cut_end_does_not_change_the_encoding(text, encoding):
     assert text * 3 in decode(data[:middle], encoding)
 
 
-@settings(deadline=None)
 @given(data=st.binary(max_size=200), charset=st.none() | st.text(max_size=12))
 def test_no_bytes_raise(data, charset):
     decode(data, charset).encode()

@@ -135,7 +135,7 @@ MARKUP = st.lists(st.sampled_from((*TAGS, "<!--")) | st.text(max_size=5), max_si
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(bodies=st.lists((st.binary(max_size=300) | MARKUP), max_size=5), charset=st.text(max_size=8))
 @pytest.mark.parametrize("reader", ["interleaved", "mixwright", "resiliparse"])
 def test_no_html_raises_and_every_page_is_accounted_for(reader, bodies, charset):
@@ -147,14 +147,14 @@ SAMPLE = Path(__file__).parents[2] / "data" / "sample" / "www"
 REAL = next(SAMPLE.glob("de.*/gimp/gimp-tool-colorize.html")).read_bytes()
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(place=st.integers(0, len(REAL)), junk=st.binary(max_size=30), cut=st.integers(0, 3000))
 def test_no_damage_to_a_real_page_raises(place, junk, cut):
     _, drops = extract([page(REAL[:place] + junk + REAL[place + cut :])], "interleaved")
     assert "extract_failed" not in {drop["reason"] for drop in drops}
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     gz=st.booleans(),
     place=st.integers(0, 1500),
@@ -175,7 +175,7 @@ LINES = st.dictionaries(st.sampled_from(("text", "url", "dump", "metadata", "x")
 )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(LINES | st.binary(max_size=40), max_size=8))
 def test_no_lines_raise(lines):
     data = b"\n".join(lines)

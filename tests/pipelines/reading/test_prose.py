@@ -229,7 +229,7 @@ PIECES = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(PIECES, max_size=60).map("".join))
 @example("<a href=/x><article>&lt;p>")
 def test_no_page_raises_and_nothing_is_made_up(page):
@@ -240,7 +240,7 @@ def test_no_page_raises_and_nothing_is_made_up(page):
         assert re.sub(r"\s", "", line) in whole
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.text(max_size=200))
 def test_any_string_is_a_page(page):
     assert isinstance(main_text(page), str)

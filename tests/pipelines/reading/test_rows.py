@@ -113,7 +113,7 @@ def test_a_broken_member_costs_its_own_rows(codec, compress):
     assert cut[:100] == TEXTS[:100] and cut[-1] == "bad_record"
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     codec=st.sampled_from([None, GZIP, ZSTD]),
     junk=st.binary(max_size=40),
@@ -131,7 +131,6 @@ def test_no_damage_raises(codec, junk, place, removed):
         assert found[-50:] == TEXTS[-50:]
 
 
-@settings(deadline=None)
 @given(st.lists(st.binary(max_size=60) | st.text(max_size=20).map(lambda t: jsonl({"text": t}))))
 def test_every_line_is_one_record(lines):
     data = b"\n".join(lines)
@@ -201,7 +200,7 @@ def test_a_broken_row_group_is_as_many_errors_as_it_has_rows():
     assert found[100:200] == ["bad_record"] * 100
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @example(place=5, junk=b"\x01")  # a page that says that it holds fewer values
 @given(place=st.integers(4, 20_000), junk=st.binary(min_size=1, max_size=20))
 def test_damage_in_parquets_pages_keeps_the_number_of_rows(place, junk):

@@ -97,7 +97,7 @@ cell = st.text(st.characters(exclude_characters="\r\0", codec="utf-8"), max_size
 entry = st.fixed_dictionaries({name: cell.map(lambda c: c or None) for name in NAMES})
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(entry, max_size=9), st.integers(1, 10))
 def test_a_csv_may_hold_quotes_and_line_breaks(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]], size: int

@@ -136,7 +136,7 @@ def test_a_cut_is_counted_wherever_it_is(packed):
         assert cut[: len(cut) - lost] == BODIES[: len(cut) - lost]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     packed=st.sampled_from(["plain", "gzip", "zstd"]),
     data=st.binary(max_size=60),

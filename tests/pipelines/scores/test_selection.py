@@ -60,7 +60,7 @@ def chosen(parts: list[pa.Table], options: Select) -> list[list[int]]:
     return found
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.lists(st.tuples(IDS, st.one_of(ROUNDED, FLOATS, st.just(float("nan")))))),
     st.one_of(st.just(1.0), st.integers(1, 99).map(lambda n: n / 100)),

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from filters.rules import above, below
@@ -66,7 +66,6 @@ def test_another_run_keeps_what_tune_says(
 floats = st.floats(-1e6, 1e6) | st.sampled_from([0.1, 0.3, 1 / 3, 0.7])
 
 
-@settings(deadline=None)
 @given(st.lists(floats, min_size=1), floats, st.booleans())
 def test_what_is_stored_decides_as_the_rule_did(values: list[float], limit: float, least: bool):
     rule = (below if least else above)("x", np.array([*values, limit, np.nan]), limit)

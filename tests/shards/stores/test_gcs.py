@@ -57,7 +57,7 @@ def test_an_object_comes_back_as_it_was_put(store: Store) -> None:
     assert store.size("a/b.txt") == 5
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200), st.text(st.characters(categories=["L", "N", "P"]), min_size=1))
 def test_any_bytes_under_any_name(store: GcsStore, data: bytes, name: str) -> None:
     store.put_bytes(f"any/{name}", data)
