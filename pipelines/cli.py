@@ -173,6 +173,7 @@ def run(
     """Run a recipe. What is done is skipped, what was interrupted is continued."""
     from pipelines.engines.forks import forks
 
+    # Before anything is imported, so that what workers need is loaded at the same time.
     with nullcontext() if dry_run else forks(), told():
         from pipelines.config.recipe import load_recipe
 
@@ -189,7 +190,7 @@ def execute(
     from pipelines.loading import loading
 
     if recipe.runner.engine != "local":
-        forks.end()
+        forks.end()  # workers are elsewhere
     with loading():
         from pipelines.recipe import selected, stages_of
         from pipelines.run import plan, plan_retry
@@ -316,17 +317,16 @@ def demo(
     ] = True,
 ) -> None:
     """Run the whole path on the bundled sample: download, curate, mix, verify, train, report."""
-    from pipelines.engines.forks import forks
-
-    with forks(), told():
+    with told():
         from pipelines import demo as steps
         from pipelines.config.recipe import load_recipe
+        from pipelines.engines.forks import forks
 
         started = time.monotonic()
         with as_file(files("configs") / "demo.yaml") as path:
             recipe = load_recipe(path, assignments or [])
         sample = sample or steps.SAMPLE
-        with steps.served(recipe, sample) as connected:
+        with forks(), steps.served(recipe, sample) as connected:
             with counted() as progress:
                 steps.prepare(connected, sample, progress)
             execute(connected)
