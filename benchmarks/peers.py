@@ -10,10 +10,13 @@ import subprocess
 import sys
 import venv
 from collections.abc import Sequence
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
 from checkout import ROOT
+
+FOLDERS = [ROOT / name for name in ("configs", "filters", "mixers", "pipelines", "shards")]
 
 
 def environment(name: str, requirements: Sequence[str]) -> Path:
@@ -36,13 +39,17 @@ def environment(name: str, requirements: Sequence[str]) -> Path:
     return python
 
 
+@cache
 def own() -> Path:
     """The Python of an environment as pip makes it for who runs this checkout's pipelines.
 
-    It has no other extra's libraries, and is made again when `pyproject.toml` changes.
+    It has no other extra's libraries, and is made again when `pyproject.toml` changes. The checkout
+    is compiled, as pip does with all that it does not leave where it is.
     """
     about = _digest([(ROOT / "pyproject.toml").read_text()])
-    return environment(f"mixwright-{about}", ["--editable", f"{ROOT}[pipelines]"])
+    python = environment(f"mixwright-{about}", ["--editable", f"{ROOT}[pipelines]"])
+    subprocess.run([python, "-m", "compileall", "-q", *map(str, FOLDERS)], check=True)
+    return python
 
 
 def _folder() -> Path:

@@ -9,15 +9,16 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from importlib.metadata import version
+from functools import cache
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from pipelines.config.recipe import Recipe
     from pipelines.run import Planned
     from shards.ledger import Counts
@@ -40,9 +41,6 @@ FAILED, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143  # exit codes; 0 is succ
 
 GRACE_SECONDS = 30.0  # for a run to stop in order: to cancel its job and end its workers
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
-
 Config = Annotated[Path, typer.Argument(help="A recipe (YAML).", show_default=False)]
 Set = Annotated[
     list[str] | None,
@@ -59,14 +57,27 @@ Shards = Annotated[
 ]
 
 
+@cache
+def console(*, stderr: bool = False) -> "Console":
+    """The terminal, by standard output or error."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
 def say(line: str = "") -> None:
     """Print a line as it is: paths and reasons are no markup."""
-    console.print(line, markup=False, soft_wrap=True)
+    console().print(line, markup=False, soft_wrap=True)
+
+
+def complain(line: str) -> None:
+    """Print a line to standard error, in red."""
+    console(stderr=True).print(line, style="red", markup=False, soft_wrap=True)
 
 
 def fail(message: str, code: int = FAILED) -> typer.Exit:
     """Report an error; raise what this returns."""
-    errors.print(f"error: {message}", style="red", markup=False, soft_wrap=True)
+    complain(f"error: {message}")
     return typer.Exit(code)
 
 
@@ -123,6 +134,8 @@ def _missing(error: ModuleNotFoundError) -> str:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version
+
         say(f"mixwright {version('mixwright')}")
         raise typer.Exit
 
@@ -286,7 +299,7 @@ def _execute(recipe: "Recipe", planned: list["Planned"], options: Any, state: An
     def watch(places: Mapping[str, Any]) -> AbstractContextManager[None]:
         log.info("job begins", extra={"stages": list(places)})
         reached = {name: Reached(place.out, place.parts) for name, place in places.items()}
-        return progress.watch(console, recipe.out, state, reached)
+        return progress.watch(console(), recipe.out, state, reached)
 
     def done(name: str, counts: "Counts", metrics: Mapping[str, int]) -> None:
         log.info("stage done", extra={"stage": name, "counts": vars(counts), "metrics": metrics})
@@ -295,7 +308,7 @@ def _execute(recipe: "Recipe", planned: list["Planned"], options: Any, state: An
             return
         say(progress.describe(name, counts, metrics))
         if name in selecting and (warning := progress.warning(name, counts)):
-            console.print(f"  warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+            console().print(f"  warning: {warning}", style="yellow", markup=False, soft_wrap=True)
 
     log.info("begins", extra={"recipe": recipe.name, "engine": state.engine})
     try:
@@ -343,7 +356,7 @@ def counted() -> Iterator[Any]:
     """A progress function of what is done, how much there is and how much is done."""
     from pipelines.terminal.progress import bars
 
-    with bars(console) as progress:
+    with bars(console()) as progress:
         tasks: dict[str, Any] = {}
 
         def update(what: str, total: int, done: int) -> None:
@@ -452,7 +465,7 @@ def status(
             for line in lines(folder):
                 say(line)
             return
-        with Live(console=console, auto_refresh=False) as live:
+        with Live(console=console(), auto_refresh=False) as live:
             while True:
                 live.update(Text("\n".join(lines(folder))), refresh=True)
                 now = read_status(folder)
@@ -567,7 +580,7 @@ def _verify(shards: "Location") -> None:
         raise fail(str(error)) from None
     for problem in problems:
         where = problem.file if problem.position is None else f"{problem.file}, {problem.position}"
-        errors.print(f"{where}: {problem.what}", style="red", markup=False, soft_wrap=True)
+        complain(f"{where}: {problem.what}")
     if problems:
         raise fail(f"{shards}: {len(problems)} problems")
     mixed = open_shards(shards)

@@ -12,11 +12,11 @@ from typing import Any
 class _Spared(MetaPathFinder):
     """Finds nothing of what Beam, Arrow and albumentations import for uses that are none of ours.
 
-    Together Beam's S3, data frames, MongoDB and a hub of transforms take most of a second. All of
-    them are optional, and what looks for one later finds it.
+    Together Beam's BigQuery and S3, data frames, MongoDB and a hub of transforms take a second. All
+    of them are optional, and what looks for one later finds it.
     """
 
-    names = ("boto3", "huggingface_hub", "pandas", "pymongo")
+    names = ("apache_beam.io.gcp.bigquery", "boto3", "huggingface_hub", "pandas", "pymongo")
 
     def find_spec(self, name: str, *_: Any) -> None:
         if name in self.names:

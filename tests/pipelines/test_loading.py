@@ -13,8 +13,8 @@ with loading():
     import apache_beam
 import pyarrow
 pyarrow.array([1])  # would import pandas
-print(sorted({"boto3", "pandas", "pymongo"} & sys.modules.keys()))
-import boto3, pandas
+print(sorted({"apache_beam.io.gcp.bigquery", "boto3", "pandas", "pymongo"} & sys.modules.keys()))
+import apache_beam.io.gcp.bigquery, boto3, pandas
 print(pyarrow.table({"a": [1, 2]}).to_pandas()["a"].sum())
 """
 
