@@ -75,9 +75,9 @@ def scaled(picture: Picture, factor: float) -> bytes:
 def cropped(picture: Picture, left: float, top: float, right: float, bottom: float) -> bytes:
     """A picture without some shares of its sides."""
     width, height = picture.size
-    first, last = (left * width, top * height), ((1 - right) * width, (1 - bottom) * height)
-    box = (round(first[0]), round(first[1]), round(last[0]), round(last[1]))
-    return encoded(picture.crop(box), quality=90)
+    box = (left * width, top * height, (1 - right) * width, (1 - bottom) * height)
+    x0, y0, x1, y1 = map(round, box)
+    return encoded(picture.crop((x0, y0, x1, y1)), quality=90)
 
 
 def lit(picture: Picture, factor: float) -> bytes:

@@ -16,7 +16,7 @@ it stands that resizer alone. Its ratio is below 1 by what the measures take.
 Then, unless it is to be quick, CLIP scores beside a bare loop, by `benchmarks/images_clip.py`.
 
     make bench-images                                  # about half an hour
-    make bench-images ARGS=--quick                     # one minute, once the peer is installed
+    make bench-images ARGS=--quick                     # one minute, once both sides are installed
 
 The last line is one JSON object; its ratios are above 1 where this project is better.
 """

@@ -14,9 +14,9 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
-from checkout import ROOT
+import checkout
 
-FOLDERS = [ROOT / name for name in ("configs", "filters", "mixers", "pipelines", "shards")]
+from pipelines.engines.version import PACKAGES
 
 
 def environment(name: str, requirements: Sequence[str]) -> Path:
@@ -46,9 +46,9 @@ def own() -> Path:
     It has no other extra's libraries, and is made again when `pyproject.toml` changes. The checkout
     is compiled, as pip does with all that it does not leave where it is.
     """
-    about = _digest([(ROOT / "pyproject.toml").read_text()])
-    python = environment(f"mixwright-{about}", ["--editable", f"{ROOT}[pipelines]"])
-    subprocess.run([python, "-m", "compileall", "-q", *map(str, FOLDERS)], check=True)
+    about = _digest([(checkout.ROOT / "pyproject.toml").read_text()])
+    python = environment(f"mixwright-{about}", ["--editable", f"{checkout.ROOT}[pipelines]"])
+    subprocess.run([python, "-m", "compileall", "-q", *PACKAGES], cwd=checkout.ROOT, check=True)
     return python
 
 

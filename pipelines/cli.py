@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from shards.ledger import Counts
     from shards.storage import Location
 
-# Beam warns at import of optional packages that are not there.
+# Of what libraries say, errors alone; the project says what it does at a level of its own.
 logging.basicConfig(level=logging.ERROR)
 
 app = typer.Typer(

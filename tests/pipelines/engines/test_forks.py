@@ -23,7 +23,6 @@ def _tell(connection: Connection) -> None:
 
 
 def test_a_fork_has_all_modules_and_looks_for_no_garbage_in_them() -> None:
-    forkserver._forkserver._stop()
     ours, theirs = Pipe()
     with forks():
         assert forkserver._forkserver._forkserver_pid is not None
